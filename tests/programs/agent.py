@@ -73,6 +73,14 @@ class Agent:
         """Wait until the window with the keyboard has `title` in its own."""
         wait_until(lambda: title in (seen := self.look(FOCUSED)) and seen, SEEN_DEADLINE_S, f"focus on {title!r}")
 
+    def await_shown(self, role: str, name: str) -> None:
+        """Wait until the element that is called `name` is on the screen."""
+        wait_until(lambda: self._find(role, name), SEEN_DEADLINE_S, f"{role} {name!r} on the screen")
+
+    def await_keyboard(self, role: str, name: str) -> None:
+        """Wait until keys go to the element that is called `name`."""
+        wait_until(lambda: self._find(role, name, "focused"), SEEN_DEADLINE_S, f"the keyboard on {role} {name!r}")
+
     def await_menu(self, program: str) -> None:
         """Wait until a menu of the window class `program` is open."""
         wait_until(lambda: program in self.look(MENUS).split(), SEEN_DEADLINE_S, f"a menu of {program}")
@@ -100,12 +108,12 @@ class Agent:
         assert not reply.is_done, f"{actions} ended the episode"
         assert reply.format_reward == 0.0
 
-    def _find(self, role: str, name: str) -> tuple[float, float] | None:
-        """Return the middle of the first element on the screen with this role and name, in pixels."""
+    def _find(self, role: str, name: str, state: str = "showing") -> tuple[float, float] | None:
+        """Return the middle of the first element on the screen with this role, name and state, in pixels."""
         tree = httpx.get(guest_url(self._server.pid) + "/accessibility", timeout=60).json()["AT"]
         for element in ElementTree.fromstring(tree).iter(role):
             facts = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
-            if facts.get("name") == name and facts.get("showing") == "true" and "screencoord" in facts:
+            if facts.get("name") == name and facts.get(state) == "true" and "screencoord" in facts:
                 x, y = _pair(facts["screencoord"])
                 width, height = _pair(facts["size"])
                 return x + width / 2, y + height / 2
