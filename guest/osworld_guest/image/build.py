@@ -17,6 +17,7 @@ from typing import Final
 from osworld_contract.places import vm_image_dir
 from osworld_guest import provision
 from osworld_guest.image import recipe
+from osworld_guest.image.prune import mark_used, prune
 from osworld_guest.provision import ProvisionError, Runtime
 
 PROGRAMS: Final = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils", "tar": "tar"}
@@ -81,12 +82,14 @@ def build() -> GuestImage:
         with provision.locked(folder.parent / "lock", BUILD_DEADLINE_S):
             if not folder.is_dir():
                 _build_into(folder)
+                prune(folder.parent)
     except OSError as error:
         raise ProvisionError(f"the cache {folder.parent} cannot be written: {error.strerror or error}") from error
     return _image_in(folder)
 
 
 def _image_in(folder: Path) -> GuestImage:
+    mark_used(folder)
     digest = (folder / "disk.sha256").read_text().strip()
     return GuestImage(folder / "disk.qcow2", folder / "vmlinuz", folder / "initrd.img", digest)
 
