@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from osworld_env import terminal
+from osworld_env import host, terminal
 from osworld_env.check import check, evaluate_check
 from osworld_env.demo import demo
 from osworld_env.doctor import doctor
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 for command in (serve, up, run, check, evaluate_check, parse, doctor, setup, demo):
     app.command()(command)
+app.add_typer(host.app)
 
 
 def _show_version(is_asked: bool) -> None:

@@ -10,6 +10,7 @@ from osworld_env.errors import CliError
 
 ENV_SERVER: Final = "osworld_envpod"
 PARSE: Final = "osworld_envpod.parse"
+QEMU_DESKTOP: Final = "osworld_envpod.desktops.qemu"
 XVFB_DESKTOP: Final = "osworld_envpod.desktops.xvfb"
 PROVISION_GUEST: Final = "osworld_guest.provision"
 PROVISION_WORKER: Final = "osworld_envpod.tasks.provision"

@@ -35,7 +35,7 @@ def failed(done: subprocess.CompletedProcess[str], exit_code: int) -> str:
 def test_commands_are_listed(tmp_path: Path) -> None:
     done = osworld_env("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in ("serve", "up", "run", "check", "evaluate-check", "parse", "doctor", "setup", "demo"):
+    for command in ("serve", "up", "run", "check", "evaluate-check", "parse", "doctor", "setup", "demo", "host"):
         assert command in done.stdout
 
 
@@ -145,6 +145,16 @@ def test_doctor_says_what_there_is(tmp_path: Path) -> None:
         "guest environment",
         "task worker environment",
     } <= names
+
+
+def test_host_check_says_whether_kvm_works(tmp_path: Path) -> None:
+    done = osworld_env("host", "check", "--no-boot", "--json", cwd=tmp_path)
+    report = json.loads(done.stdout)
+    assert done.returncode == {"works": 0, "unproven": 3}.get(report["kvm"], 1)
+    assert {"machine", "processor", "/dev/kvm"} <= {finding["name"] for finding in report["findings"]}
+    said = osworld_env("host", "check", "--no-boot", cwd=tmp_path)
+    assert said.returncode == done.returncode
+    assert "KVM" in said.stdout
 
 
 def test_a_demo_without_its_files_says_where_they_are_looked_for(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 import base64
 import io
+import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,14 @@ def test_a_task_is_set_up_played_and_scored_in_a_machine_that_is_paused_between_
         health = httpx.get(server.url + "/health", timeout=10).json()
         assert (health["provider"], health["status"]) == ("qemu", "ok")
         assert health["kvm_available"] is (health["accelerator"] == "kvm")
+        proof = subprocess.run(
+            [sys.executable, "-m", "osworld_envpod.desktops.qemu", "--prove-kvm"],
+            capture_output=True,
+            timeout=60,
+            check=False,
+            env=clean_environment(),
+        )
+        assert json.loads(proof.stdout)["works"] is health["kvm_available"], proof
         assert [_play(server, renames=renames) for renames in (True, False)] == [1.0, 0.0]
 
 

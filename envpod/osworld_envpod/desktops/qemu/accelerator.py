@@ -63,6 +63,11 @@ async def kvm_proof(kernel: Path, qemu_version: str, folder: Path) -> KvmProof:
     kept = folder / "kvm-proof.json"
     proof = _read(kept)
     wanted = (host_boot_id, qemu_version, str(kernel))
+    if reason := _closed_reason():
+        # Not kept: a group or a module is put right without a boot of this machine.
+        return KvmProof(
+            host_boot_id=host_boot_id, qemu_version=qemu_version, kernel=str(kernel), works=False, reason=reason
+        )
     if proof is not None and (proof.host_boot_id, proof.qemu_version, proof.kernel) == wanted:
         return proof
     reason = await _boot_under_kvm(kernel)
@@ -83,10 +88,15 @@ def _read(kept: Path) -> KvmProof | None:
         return None
 
 
+def _closed_reason() -> str:
+    """Return why the device cannot be opened; empty where it can."""
+    if os.access(KVM_DEVICE, os.R_OK | os.W_OK):
+        return ""
+    return f"{KVM_DEVICE} is {'not readable for this user' if KVM_DEVICE.exists() else 'missing'}"
+
+
 async def _boot_under_kvm(kernel: Path) -> str:
     """Return why KVM cannot be used; empty where a kernel ran under it."""
-    if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
-        return f"{KVM_DEVICE} is {'not readable for this user' if KVM_DEVICE.exists() else 'missing'}"
     process = await asyncio.create_subprocess_exec(*proof_argv(kernel), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT)
     assert process.stdout is not None
     seen = b""
