@@ -9,6 +9,7 @@ from osworld_env import host, terminal
 from osworld_env.check import check, evaluate_check
 from osworld_env.demo import demo
 from osworld_env.doctor import doctor
+from osworld_env.episodes import episodes
 from osworld_env.run import run
 from osworld_env.servers import parse, serve, setup
 from osworld_env.up import up
@@ -24,6 +25,7 @@ app = typer.Typer(
 for command in (serve, up, run, check, evaluate_check, parse, doctor, setup, demo):
     app.command()(command)
 app.add_typer(host.app)
+app.add_typer(episodes)
 
 
 def _show_version(is_asked: bool) -> None:

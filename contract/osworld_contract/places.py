@@ -45,3 +45,8 @@ def vm_template_dir() -> Path:
 def run_dir() -> Path:
     """Return the folder in which running env servers keep their desktops."""
     return cache_dir() / "run"
+
+
+def episodes_dir() -> Path:
+    """Return the folder in which env servers keep the records of episodes, one folder for each."""
+    return cache_dir() / "episodes"

@@ -16,6 +16,7 @@ from osworld_envpod.desktops.base import STOP_DEADLINE_S, Desktop, DesktopState
 from osworld_envpod.episode import Episode, Observation
 from osworld_envpod.guest import GuestClient
 from osworld_envpod.metrics import EnvMetrics
+from osworld_envpod.recorder import Recorder
 from osworld_envpod.rollout import Rollout
 from osworld_envpod.settings import EnvServerSettings
 from osworld_envpod.tasks.worker import TaskWorker
@@ -48,6 +49,7 @@ class Runner:
         """Counts the clean desktops there were: an episode's desktop is gone when the number has changed."""
         self._worker = worker
         self._metrics = metrics
+        self._recorder = Recorder(settings)
         self._guest: GuestClient | None = None
 
     @property
@@ -80,6 +82,7 @@ class Runner:
                 await stop
             except FaultError as error:
                 logger.warning("Stop: %s", error)
+        await asyncio.to_thread(self._recorder.close)
 
     async def check(self, task: Task) -> None:
         """Raise ``client/bad_task`` where OSWorld does not know what the task names."""
@@ -92,11 +95,15 @@ class Runner:
             FaultError: All attempts failed; the episode is faulted.
         """
         assert episode.task is not None
-        with self._faults_of(episode, "reset"):
-            screenshot = await self._prepared(episode.task)
-            episode.desktop_number = self.desktop_number
-            episode.history.begin(episode.task.instruction, screenshot)
-            episode.move(Phase.RUNNING)
+        began, screenshot = time.monotonic(), None
+        try:
+            with self._faults_of(episode, "reset"):
+                screenshot = await self._prepared(episode.task)
+                episode.desktop_number = self.desktop_number
+                episode.history.begin(episode.task.instruction, screenshot)
+                episode.move(Phase.RUNNING)
+        finally:
+            self._recorder.reset(episode, time.monotonic() - began, screenshot)
         episode.first_observation = Observation(len(episode.history), False, 0.0)
         logger.info(
             "Reset OK: VM screenshot obtained (%d bytes), returning obs_messages with image. Instruction: %s...",
@@ -107,6 +114,7 @@ class Runner:
 
     async def step(self, episode: Episode, prediction: str, key: str | None) -> Observation:
         """Carry out `prediction`. A fault ends the episode and is in the observation; it is not raised."""
+        began = time.monotonic()
         try:
             with self._faults_of(episode, "step"):
                 async with asyncio.timeout(self.settings.step_timeout_s):
@@ -114,6 +122,8 @@ class Runner:
         except FaultError:
             observation = Observation(None, True, 0.0, episode.fault)
         episode.record(prediction, key, observation)
+        frame = None if observation.end is None else self.last_frame
+        self._recorder.step(episode, prediction, observation, time.monotonic() - began, frame)
         return observation
 
     async def evaluate(self, episode: Episode) -> float:
@@ -124,17 +134,20 @@ class Runner:
         """
         assert episode.task is not None
         episode.move(Phase.EVALUATING)
-        deadline_s = self.settings.evaluate_timeout_s
-        with self._faults_of(episode, "evaluate"):
-            await self.desktop.resume(deadline_s)
-            score = await self._worker.evaluate(
-                episode.task, self.desktop.addresses, episode.action_history, deadline_s
-            )
-            if not self.is_up:
-                # A dead screen under a living guest agent: the evaluator saw answers, but not of this desktop.
-                raise fault_error(FaultReason.DESKTOP_LOST, "the desktop ended while its episode was evaluated")
-        episode.score, episode.fault = score, None
-        episode.move(Phase.EVALUATED)
+        began, deadline_s = time.monotonic(), self.settings.evaluate_timeout_s
+        try:
+            with self._faults_of(episode, "evaluate"):
+                await self.desktop.resume(deadline_s)
+                score = await self._worker.evaluate(
+                    episode.task, self.desktop.addresses, episode.action_history, deadline_s
+                )
+                if not self.is_up:
+                    # A dead screen under a living guest agent: the evaluator saw answers, but not of this desktop.
+                    raise fault_error(FaultReason.DESKTOP_LOST, "the desktop ended while its episode was evaluated")
+            episode.score, episode.fault = score, None
+            episode.move(Phase.EVALUATED)
+        finally:
+            self._recorder.evaluate(episode, time.monotonic() - began)
         self._count(episode, "scored")
         self._metrics.episode_steps.observe(episode.actions_done)
         logger.info(

@@ -93,6 +93,12 @@ class EnvServerSettings(BaseSettings):
     """For evaluators that ask a model; reaches the task worker alone."""
     spare_desktops: Annotated[int, Field(ge=0, le=1)] = 1
     """Desktops booted ahead, so that a reset only swaps. Costs the memory of one more idle desktop."""
+    episode_records: bool = True
+    """Keep a record of each episode on disk: actions, timings, faults, score, screenshots."""
+    episode_records_dir: Path | None = None
+    """Folder of the records, which env servers may share. None: ``episodes`` in the cache."""
+    episode_records_max_mib: Annotated[int, Field(ge=16)] = 2048
+    """Size of all records in that folder; beyond it the oldest go. 2048 holds about a thousand episodes. A guess."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """Largest request body. A guess with room: tasks have some kB, predictions at most some 100 kB."""
     log_level: LogLevel = LogLevel.INFO

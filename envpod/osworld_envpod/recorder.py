@@ -1,0 +1,178 @@
+"""Writes the record of each episode: a line for each call, and the screens. The form is in `osworld_contract.record`.
+
+All writing is done by one thread beside the event loop. What cannot be written is said once in the log; it never
+holds an episode up and is never its fault.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from osworld_contract.places import episodes_dir
+from osworld_contract.record import RECORD_FILE, TASK_FILE, RecordHead, RecordLine
+from osworld_contract.task import Task
+from osworld_envpod.episode import Episode, Observation
+from osworld_envpod.settings import EnvServerSettings
+
+logger = logging.getLogger(__name__)
+
+BACKLOG_MAX: Final = 16
+"""Calls that may wait for the disk, each with a screenshot in memory. With more, the record ends here. A guess."""
+
+PRUNE_EVERY: Final = 16
+"""Episodes between two looks at the size of all records: the look costs a stat of each file."""
+
+IN_USE_S: Final = 3600.0
+"""A record written to in this time stays: its episode may go on. Longer than an episode without a call may last."""
+
+_PNG: Final = b"\x89PNG"
+
+
+class Recorder:
+    """The record of the one episode that an env server plays at a time."""
+
+    def __init__(self, settings: EnvServerSettings) -> None:
+        self._settings = settings
+        self._root = settings.episode_records_dir or episodes_dir()
+        self._max_bytes = settings.episode_records_max_mib * 1024**2
+        self._is_on = settings.episode_records
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
+        self._given = 0
+        self._done = 0  # written by the thread alone, as `_given` is by the event loop
+        self._begun = 0
+        self._episode_id = ""
+        """The episode whose record is being written; empty once that failed."""
+        self._lines = 0
+        self._actions_noted = 0
+
+    def reset(self, episode: Episode, duration_s: float, frame: bytes | None) -> None:
+        """Begin the record of `episode` with its reset, which took `duration_s` and showed `frame`."""
+        if not self._is_on or episode.task is None:
+            return
+        task = episode.task
+        head = RecordHead(
+            episode_id=episode.id,
+            task_id=task.id,
+            instruction=task.instruction,
+            provider=self._settings.provider.value,
+            pool=self._settings.pool,
+            uid=self._settings.uid,
+            began=time.time() - duration_s,
+        )
+        self._episode_id, self._lines, self._actions_noted = episode.id, 0, 0
+        is_due = self._begun % PRUNE_EVERY == 0
+        self._begun += 1
+        self._later(episode.id, lambda: self._begin(head, task, is_due))
+        line = RecordLine(operation="reset", at=time.time(), duration_s=duration_s, fault=episode.fault)
+        self._note(episode, frame, line)
+
+    def step(
+        self, episode: Episode, prediction: str, seen: Observation, duration_s: float, frame: bytes | None
+    ) -> None:
+        """Add a step. `frame` is the screen that its reply shows, None where it shows none."""
+        done_before = self._actions_noted
+        self._actions_noted = len(episode.action_history)
+        line = RecordLine(
+            operation="step",
+            at=time.time(),
+            duration_s=duration_s,
+            prediction=prediction.encode("utf-8", "replace").decode(),  # a lone surrogate has no UTF-8
+            actions=[entry.encode("utf-8", "replace").decode() for entry in episode.action_history[done_before:]],
+            is_done=seen.is_done,
+            format_reward=seen.format_reward,
+            fault=seen.fault,
+        )
+        self._note(episode, frame, line)
+
+    def evaluate(self, episode: Episode, duration_s: float) -> None:
+        """Add an evaluate: the score of `episode`, or its fault."""
+        fault = None if episode.score is not None else episode.fault
+        line = RecordLine(operation="evaluate", at=time.time(), duration_s=duration_s, score=episode.score, fault=fault)
+        self._note(episode, None, line)
+
+    def close(self) -> None:
+        """Write what is left. Can run twice."""
+        self._is_on = False
+        self._thread.shutdown(wait=True)
+
+    def _note(self, episode: Episode, frame: bytes | None, line: RecordLine) -> None:
+        """Have `line` written, unless this episode's record has none of the lines before it."""
+        if episode.id != self._episode_id:
+            return
+        if self._given - self._done >= BACKLOG_MAX:
+            self._give_up(episode.id, f"{BACKLOG_MAX} writes wait for the disk")
+            return
+        name = None if frame is None else f"{self._lines:03}{'.png' if frame.startswith(_PNG) else '.jpg'}"
+        self._lines += 1
+        whole = line.model_copy(update={"screenshot": name})
+        self._later(episode.id, lambda: self._append(episode.id, whole, frame))
+
+    def _later(self, episode_id: str, write: Callable[[], None]) -> None:
+        self._given += 1
+        self._thread.submit(self._written, episode_id, write)
+
+    def _written(self, episode_id: str, write: Callable[[], None]) -> None:
+        """Run `write` in the writing thread, unless a write of this episode failed before."""
+        try:
+            if episode_id == self._episode_id:
+                write()
+        except OSError as error:
+            self._give_up(episode_id, f"{error.filename or self._root}: {error.strerror or error}")
+        finally:
+            self._done += 1
+
+    def _give_up(self, episode_id: str, why: str) -> None:
+        logger.warning("The record of episode %s ends here: %s", episode_id, why)
+        if self._episode_id == episode_id:
+            self._episode_id = ""
+
+    def _begin(self, head: RecordHead, task: Task, is_due: bool) -> None:
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_due:
+            prune(self._root, self._max_bytes)
+        folder = self._root / head.episode_id
+        folder.mkdir(mode=0o700)
+        (folder / TASK_FILE).write_text(task.model_dump_json(exclude_unset=True), encoding="utf-8")
+        (folder / RECORD_FILE).write_text(head.model_dump_json() + "\n", encoding="utf-8")
+
+    def _append(self, episode_id: str, line: RecordLine, frame: bytes | None) -> None:
+        folder = self._root / episode_id
+        if frame is not None and line.screenshot is not None:
+            (folder / line.screenshot).write_bytes(frame)
+        with (folder / RECORD_FILE).open("a", encoding="utf-8") as file:
+            file.write(line.model_dump_json() + "\n")
+
+
+def prune(root: Path, max_bytes: int, now: float | None = None) -> list[Path]:
+    """Remove the oldest records under `root` until the rest is within `max_bytes`.
+
+    Args:
+        root: The folder of all records.
+        max_bytes: What they may take. Records in use are counted and stay.
+        now: Unix time in seconds; the present if it is not given.
+
+    Returns:
+        The folders that were removed, the oldest first.
+    """
+    now = time.time() if now is None else now
+    sizes: list[tuple[float, int, Path]] = []
+    for folder in root.iterdir():
+        try:
+            stats = [path.stat() for path in folder.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):  # another env server removed it; no record at all
+            continue
+        newest = max((stat.st_mtime for stat in stats), default=folder.stat().st_mtime)
+        sizes.append((newest, sum(stat.st_size for stat in stats), folder))
+    total = sum(size for _, size, _ in sizes)
+    removed = []
+    for newest, size, folder in sorted(sizes):
+        if total <= max_bytes or now - newest < IN_USE_S:
+            break
+        shutil.rmtree(folder, ignore_errors=True)
+        total -= size
+        removed.append(folder)
+    return removed
