@@ -39,6 +39,8 @@ class FaultReason(StrEnum):
     SCREENSHOT_MISSING = "screenshot_missing"
     ACTION_FAILED = "action_failed"
     DISK_FULL = "disk_full"
+    IMAGE_UNAVAILABLE = "image_unavailable"
+    IMAGE_INVALID = "image_invalid"
     WORKER_START_FAILED = "worker_start_failed"
     WORKER_LOST = "worker_lost"
     WORKER_MEMORY = "worker_memory"
@@ -112,6 +114,10 @@ SPECS: dict[FaultReason, ReasonSpec] = {
     FaultReason.SCREENSHOT_MISSING: _infra(503, "no valid screenshot could be had"),
     FaultReason.ACTION_FAILED: _infra(503, "the guest could not carry out an action that is well formed"),
     FaultReason.DISK_FULL: _infra(507, "no space is left on the disk"),
+    FaultReason.IMAGE_UNAVAILABLE: _infra(503, "the virtual machine's image cannot be had from its address"),
+    FaultReason.IMAGE_INVALID: _infra(
+        503, "the virtual machine's image is damaged, has the wrong hash or is not allowed", retryable=False
+    ),
     FaultReason.WORKER_START_FAILED: _infra(503, "the task worker did not start"),
     FaultReason.WORKER_LOST: _infra(503, "the task worker ended in the middle of its work"),
     FaultReason.WORKER_MEMORY: _infra(503, "the task worker went over its memory limit and was ended"),
