@@ -74,12 +74,14 @@ async def save(running: VirtualMachine, run_dir: Path) -> None:
 
 def qemu_processes() -> list[psutil.Process]:
     """Return the QEMU processes of this test run."""
-    children = psutil.Process().children(recursive=True)
-    return [
-        child
-        for child in children
-        if child.status() != psutil.STATUS_ZOMBIE and child.name().startswith(QEMU[:KERNEL_NAME_CHARS])
-    ]
+    return [child for child in psutil.Process().children(recursive=True) if _is_running_qemu(child)]
+
+
+def _is_running_qemu(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and process.name().startswith(QEMU[:KERNEL_NAME_CHARS])
+    except psutil.NoSuchProcess:  # a qemu-img that has done its work
+        return False
 
 
 def listening_ports() -> set[int]:

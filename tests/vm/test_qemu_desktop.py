@@ -24,15 +24,12 @@ CLOCK_TOLERANCE_S = 1.0
 LOST_DEADLINE_S = 10.0
 
 
-async def test_a_fork_shows_a_desktop_with_real_root_and_no_network(machine: VirtualMachine) -> None:
+async def test_a_fork_shows_a_desktop_with_real_root(machine: VirtualMachine) -> None:
     image = Image.open(io.BytesIO(await machine.guest.screenshot(COMMAND_DEADLINE_S)))
     assert image.size == (1920, 1080)
     assert len(image.convert("RGB").getcolors(1 << 24) or []) > 100
     assert await machine.output("echo password | sudo -S -p '' id -u") == "0\n"
     assert await machine.output("id -un; echo $HOME; pwd") == "user\n/home/user\n/home/user\n"
-    # 10.0.2.2 is the host's loopback; the guest must reach neither it nor anything else.
-    reached = "timeout 5 bash -c '</dev/tcp/10.0.2.2/22' || timeout 5 bash -c '</dev/tcp/1.1.1.1/443'"
-    assert (await machine.run(reached)).returncode != 0
 
 
 async def test_a_revert_leaves_nothing_in_memory_on_disk_or_running(machine: VirtualMachine) -> None:
@@ -127,8 +124,9 @@ async def test_a_stop_leaves_no_process_port_or_file(tmp_path: Path) -> None:
     async with virtual_machine(tmp_path, spares=1) as machine:
         await machine.revert()
         await machine.revert()
-        await wait_for(lambda: len(qemu_processes()) == 2, 60, "a spare")
-        assert len(listening_ports()) == 8
+        # Not its process: QEMU is there before it listens.
+        await wait_for(lambda: len(listening_ports()) == 8, 60, "the ports of a spare")
+        assert len(qemu_processes()) == 2
         folders = [path for path in next(tmp_path.glob("x-*")).iterdir() if path.is_dir()]
         assert len(folders) == 2
     assert (qemu_processes(), listening_ports(), list(tmp_path.iterdir())) == ([], set(), [])
