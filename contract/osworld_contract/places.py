@@ -37,6 +37,11 @@ def vm_image_dir() -> Path:
     return cache_dir() / "vm-images"
 
 
+def fetched_image_dir() -> Path:
+    """Return the folder of images that were fetched from an address, one folder for each."""
+    return cache_dir() / "fetched-images"
+
+
 def vm_template_dir() -> Path:
     """Return the folder of booted, frozen virtual machines to fork, and of the proof that KVM works."""
     return cache_dir() / "vm-templates"

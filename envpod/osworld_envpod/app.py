@@ -60,7 +60,7 @@ def create_app(settings: EnvServerSettings | None = None, on_fatal: Callable[[st
     """
     settings = settings or _settings_of_a_factory()
     metrics = EnvMetrics()
-    runner = Runner(settings, desktop_for(settings), worker_for(settings), metrics)
+    runner = Runner(settings, desktop_for(settings, metrics.show_image), worker_for(settings), metrics)
     server = EnvServer(settings, runner, metrics)
 
     @asynccontextmanager

@@ -31,6 +31,17 @@ class EnvMetrics:
         self.episodes = self._counter("episodes", "Episodes that ended", ("result",))
         self.forks = self._counter("forks", "Clean desktops served", ("source",))
         self.desktop_up = Gauge(f"{METRIC_PREFIX}desktop_up", "1 while the desktop is ready", registry=self.registry)
+        self.image_bytes = Gauge(
+            f"{METRIC_PREFIX}image_bytes", "Bytes of the image that are fetched or unpacked", registry=self.registry
+        )
+        self.image_total_bytes = Gauge(
+            f"{METRIC_PREFIX}image_total_bytes", "Bytes of the whole image, 0 if not known", registry=self.registry
+        )
+
+    def show_image(self, have_bytes: int, total_bytes: int) -> None:
+        """Show how far the fetch of the image is."""
+        self.image_bytes.set(have_bytes)
+        self.image_total_bytes.set(total_bytes)
 
     def _histogram(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:
         return Histogram(f"{METRIC_PREFIX}{name}", text, labels, registry=self.registry, buckets=SECONDS_BUCKETS)

@@ -5,12 +5,21 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from osworld_contract.names import ENV_SERVER_PORT, GUEST_PASSWORD
 from osworld_contract.settings import ENV_PREFIX, SettingsError, describe
 from osworld_envpod.actions import FormatReward
+from osworld_envpod.images.address import parse_address
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -72,8 +81,15 @@ class EnvServerSettings(BaseSettings):
     format_reward: FormatReward = FormatReward.PLAIN
     """How ``format_reward`` is computed."""
 
-    qemu_image: Path | None = None
-    """Folder with a virtual machine's disk, kernel and initrd. None: the image that ``osworld_guest.image`` built."""
+    qemu_image: str | None = None
+    """Address of a virtual machine's disk, kernel and initrd: a folder or zip, see docs/images.md. None: the image that
+    ``osworld_guest.image`` built. Chart value ``desktop.image.url``."""
+    image_sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the file at the image's address. None: taken as it comes. Chart value ``desktop.image.sha256``."""
+    image_timeout_s: Annotated[float, Field(ge=1)] = 3600.0
+    """Deadline of fetching and unpacking the image. A guess: 12 GB at 4 MB/s."""
+    image_stall_timeout_s: Annotated[float, Field(ge=1)] = 60.0
+    """How long the image's server may send nothing before the fetch is tried again."""
     qemu_accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     """``auto``: KVM where a proof boot under it passes, else emulation. Chart value ``desktop.accelerator``."""
     qemu_cpus: Annotated[int, Field(ge=1, le=64)] = 2
@@ -110,6 +126,13 @@ class EnvServerSettings(BaseSettings):
         if isinstance(data, dict):
             return {name: value for name, value in data.items() if value != ""}
         return data
+
+    @field_validator("qemu_image")
+    @classmethod
+    def _is_address(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_address(text)
+        return text
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from osworld_contract.places import vm_image_dir
-from osworld_envpod.images.address import Address
+from osworld_contract.places import fetched_image_dir
+from osworld_envpod.images.address import Address, FileAddress
 
 GIB: Final = 1024**3
 
@@ -38,5 +38,10 @@ class ImageRequest:
     sha256: str | None = None
     """Of the file at the address, packed as it is there."""
 
-    store: Path = field(default_factory=vm_image_dir)
+    store: Path = field(default_factory=fetched_image_dir)
     limits: FetchLimits = FetchLimits()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Say whether the image is on another machine."""
+        return not isinstance(self.address, FileAddress)

@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +26,8 @@ from osworld_envpod.images.part import Part, digest_of, sync
 from osworld_envpod.images.progress import Progress, Show, show_nothing
 from osworld_envpod.images.qcow2 import check_disk
 from osworld_envpod.images.request import ImageRequest
+from osworld_envpod.images.unpack import DISK, is_zip, unpack
 
-DISK: Final = "disk.qcow2"
 DIGEST: Final = "disk.sha256"
 LOCK_CHECK_S: Final = 0.2
 READ_ONLY: Final = 0o444
@@ -35,8 +36,9 @@ logger = logging.getLogger(__name__)
 
 
 async def fetch_image(request: ImageRequest, show: Show = show_nothing) -> Path:
-    """Return the folder of the image, with ``disk.qcow2`` and ``disk.sha256``; fetch it where it is not there yet.
+    """Return the folder of the image; fetch it where it is not there yet.
 
+    In it are ``disk.qcow2``, ``disk.sha256`` and, where the image has them, ``vmlinuz`` and ``initrd.img``.
     A folder's address is that folder, unchecked.
 
     Raises:
@@ -77,7 +79,7 @@ def _key(request: ImageRequest) -> str:
         except FileNotFoundError as error:
             raise unavailable(f"there is no image {address.shown}") from error
         parts += [str(address.path.resolve()), str(status.st_ino), str(status.st_size), str(status.st_mtime_ns)]
-    return "fetched-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
 @asynccontextmanager
@@ -103,7 +105,7 @@ async def _make(request: ImageRequest, folder: Path, progress: Progress) -> None
     else:
         wanted = await _download(request, part, progress)
     try:
-        await in_thread(lambda stop: _seal(source, wanted, folder, shown, stop))
+        await in_thread(lambda stop: _seal(Sealing(request, source, wanted, folder, progress), stop))
     except FaultError:
         part.remove()  # the next try must not go on with bytes that were refused
         raise
@@ -134,27 +136,62 @@ def _resolver(request: ImageRequest) -> Resolve:
     return resolve
 
 
-def _seal(source: Path, wanted: str | None, folder: Path, shown: str, stop: StopFlag) -> None:
-    """Verify `source`, build the image in ``draft``, and make it ``image`` in one step."""
-    digest = digest_of(source, stop)
-    if wanted is not None and digest != wanted:
-        raise invalid(f"the image {shown} has the wrong hash: {digest}, not {wanted}")
-    draft = folder / "draft"
+@dataclass(frozen=True)
+class Sealing:
+    """A whole file that is to become an image."""
+
+    request: ImageRequest
+    source: Path
+    wanted: str | None
+    """The SHA-256 that it must have."""
+    folder: Path
+    progress: Progress
+
+    def report(self, have_bytes: int, total_bytes: int) -> None:
+        """Show how far the unpacking is."""
+        self.progress.update(have_bytes, total_bytes, "unpacked")
+
+
+def _seal(job: Sealing, stop: StopFlag) -> None:
+    """Verify the source, build the image in ``draft``, and make it ``image`` in one step."""
+    shown = job.request.address.shown
+    digest = digest_of(job.source, stop)
+    if job.wanted is not None and digest != job.wanted:
+        raise invalid(f"the image {shown} has the wrong hash: {digest}, not {job.wanted}")
+    draft = job.folder / "draft"
     shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
     draft.mkdir()
     try:
-        check_disk(source)
+        digest = _place(job, draft, digest, stop)
     except ValueError as error:
         raise invalid(f"the image {shown} is refused: {error}") from error
-    disk = draft / DISK
-    if source.parent == folder:
-        source.chmod(READ_ONLY)
-        sync(source)
-        source.rename(disk)
-    else:
-        disk.symlink_to(source)
-    (draft / DIGEST).write_text(f"{digest}  {DISK}\n")
-    for path in (draft / DIGEST, draft):
+    finally:
+        if not (draft / DIGEST).exists():  # an unpacked disk that was given up is of no use to anybody
+            shutil.rmtree(draft, ignore_errors=True)
+    for path in [*draft.iterdir(), draft]:
         sync(path)
-    draft.rename(folder / "image")
-    sync(folder)
+    draft.rename(job.folder / "image")
+    sync(job.folder)
+
+
+def _place(job: Sealing, draft: Path, digest: str, stop: StopFlag) -> str:
+    """Put the image's files into `draft` and return the disk's hash.
+
+    Raises:
+        ValueError: This is no image, or one that is refused.
+    """
+    disk = draft / DISK
+    if is_zip(job.source):
+        digest = unpack(job.source, draft, job.request.limits.disk_max_bytes, stop, job.report)
+        check_disk(disk)
+    else:
+        check_disk(job.source)
+        if job.source.parent == job.folder:
+            job.source.rename(disk)
+        else:
+            disk.symlink_to(job.source)
+    for path in draft.iterdir():
+        if not path.is_symlink():
+            path.chmod(READ_ONLY)
+    (draft / DIGEST).write_text(f"{digest}  {DISK}\n")
+    return digest

@@ -61,7 +61,8 @@ class QemuDesktop(Desktop):
     @property
     def start_deadline_s(self) -> float:
         """Return the seconds that a start may take."""
-        return self._settings.start_deadline_s
+        image = self._settings.image
+        return self._settings.start_deadline_s + (image.limits.total_s if image and image.is_elsewhere else 0.0)
 
     @property
     def addresses(self) -> GuestAddresses:
@@ -183,7 +184,7 @@ class QemuDesktop(Desktop):
             await asyncio.to_thread(sweep, self._settings.run_dir)
             self._run_dir = await asyncio.to_thread(RunDir.create, self._settings.run_dir)
         if self._image is None:
-            self._image = await find_image(self._settings.image_dir)
+            self._image = await find_image(self._settings.image, self._settings.show_image)
         if self._template is None:
             self._template = await self._open_template(self._image)
 

@@ -12,6 +12,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from osworld_contract.faults import FaultReason, fault_error
+from osworld_envpod.images import ImageRequest, Show, fetch_image, show_nothing
 
 FIND_DEADLINE_S: Final = 60.0
 EVIDENCE_CHARS: Final = 1000
@@ -29,27 +30,28 @@ class VmImage(BaseModel):
     """SHA-256 of the disk."""
 
 
-def image_in(folder: Path) -> VmImage:
-    """Return the image in `folder`, which has the files that ``osworld_guest.image`` makes.
+def image_in(folder: Path, shown: str) -> VmImage:
+    """Return the image in `folder`, which has the files that ``osworld_guest.image`` makes. Faults say `shown`.
 
     Raises:
         FaultError: ``desktop_start_failed``: a file is missing.
     """
     names = ("disk.qcow2", "vmlinuz", "initrd.img", "disk.sha256")
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise fault_error(FaultReason.DESKTOP_START_FAILED, f"OSWORLD_QEMU_IMAGE: {folder} has no {', '.join(missing)}")
+        raise fault_error(FaultReason.DESKTOP_START_FAILED, f"OSWORLD_QEMU_IMAGE: {shown} has no {', '.join(missing)}")
     disk, kernel, initrd, digest = (folder.resolve() / name for name in names)
     return VmImage(disk=disk, kernel=kernel, initrd=initrd, digest=digest.read_text().split()[0])
 
 
-async def find_image(folder: Path | None) -> VmImage:
-    """Return the image in `folder`, or the one that this installation's recipe built.
+async def find_image(request: ImageRequest | None, show: Show = show_nothing) -> VmImage:
+    """Return the image that `request` leads to, fetched if need be, or the one that this installation's recipe built.
 
     Raises:
-        FaultError: ``desktop_start_failed``: there is none.
+        FaultError: ``desktop_start_failed``: there is none, or the faults of `fetch_image`.
     """
-    if folder is not None:
-        return image_in(folder)
+    if request is not None:
+        folder = await fetch_image(request, show)
+        return await asyncio.to_thread(image_in, folder, request.address.shown)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "osworld_guest.image", "--find", stdin=DEVNULL, stdout=PIPE, stderr=PIPE
     )

@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from osworld_contract.places import run_dir, vm_template_dir
+from osworld_envpod.images import ImageRequest, Show, show_nothing
 
 
 class Accelerator(StrEnum):
@@ -27,8 +28,11 @@ class QemuSettings:
     template_dir: Path = field(default_factory=vm_template_dir)
     """Templates of this machine, shared by all its env servers."""
 
-    image_dir: Path | None = None
-    """Folder with disk.qcow2, disk.sha256, vmlinuz, initrd.img; None: the image that ``osworld_guest.image`` built."""
+    image: ImageRequest | None = None
+    """Leads to disk.qcow2, vmlinuz and initrd.img; None: the image that ``osworld_guest.image`` built."""
+
+    show_image: Show = show_nothing
+    """Is told how far the fetch of the image is."""
 
     accelerator: Accelerator = Accelerator.AUTO
     cpus: int = 2
@@ -43,4 +47,4 @@ class QemuSettings:
 
     start_deadline_s: float = 900.0
     """For a start, which boots where there is no template yet. A guess with room: a minute under emulation on an idle
-    machine, many more on a busy one."""
+    machine, many more on a busy one. A fetch of the image comes on top, with its own."""
