@@ -28,6 +28,7 @@ _REASONS: Final = {
     FaultReason.ENV_DOWN: "the env server behind the router is restarting or gone: try again, then see its log",
     FaultReason.ENV_DRAINING: "this env server is on its way out: choose another env_idx",
     FaultReason.NO_EPISODE: "reset first",
+    FaultReason.REPLY_LOST: "a router, tunnel or client went away in the middle of a call: reset and play again",
     FaultReason.DESKTOP_START_FAILED: "run `osworld-env doctor` on the server's machine: it names what is missing",
     FaultReason.GUEST_UNREACHABLE: "the desktop's guest agent is down; the next reset starts a fresh one",
     FaultReason.DISK_FULL: "free disk space on the server's machine",

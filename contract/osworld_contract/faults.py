@@ -48,6 +48,7 @@ class FaultReason(StrEnum):
     ENV_DOWN = "env_down"
     ENV_TIMEOUT = "env_timeout"
     ENV_DRAINING = "env_draining"
+    REPLY_LOST = "reply_lost"
     INTERNAL = "internal"
 
     SETUP_FAILED = "setup_failed"
@@ -125,6 +126,9 @@ SPECS: dict[FaultReason, ReasonSpec] = {
     FaultReason.ENV_DOWN: _infra(503, "the env server of this env_idx cannot be reached"),
     FaultReason.ENV_TIMEOUT: _infra(504, "the env server did not answer in time"),
     FaultReason.ENV_DRAINING: _infra(503, "the env server is being drained and takes no new episode"),
+    FaultReason.REPLY_LOST: _infra(
+        503, "the reply before reached nobody, so nobody knows what a score would be for", retryable=False
+    ),
     FaultReason.INTERNAL: _infra(500, "a defect of osworld-env itself; the log has the traceback"),
     FaultReason.SETUP_FAILED: _task(503, "a setup step of the task failed", retryable=True),
     FaultReason.SETUP_TIMEOUT: _task(504, "the task's setup did not end by its deadline", retryable=True),

@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from osworld_contract.faults import FaultBody, FaultError, FaultKind, FaultReason, fault_error
+from osworld_contract.faults import Fault, FaultBody, FaultError, FaultKind, FaultReason, fault_error
 from osworld_contract.logs import set_up_logging
 from osworld_contract.names import HEADER_EPOCH, HEADER_IDEMPOTENCY_KEY, HEADER_STEP
 from osworld_contract.settings import SettingsError
@@ -40,6 +40,11 @@ EXIT_USAGE = 2
 """Exit code of a start that its settings forbid."""
 
 KVM_DEVICE = Path("/dev/kvm")
+
+RESET_PATH = "/env/reset"
+
+RIVAL_REASONS = frozenset({FaultReason.BUSY, FaultReason.STALE_EPOCH})
+"""Refusals of a reset by somebody who does not have this env: they change nothing for the one who has it."""
 
 Since = Annotated[int | None, Query(ge=0, le=1_000_000, description="Send messages from this index on.")]
 
@@ -79,7 +84,7 @@ def create_app(settings: EnvServerSettings | None = None, on_fatal: Callable[[st
     app = FastAPI(title="osworld-env env server", version="1", lifespan=life, responses=FAULTS)
     _add_trainer_paths(app, server)
     _add_operator_paths(app, server)
-    _add_fault_handlers(app)
+    _add_fault_handlers(app, server)
     token = settings.token.get_secret_value() if settings.token else None
     app.add_middleware(
         Edge, token=token, is_open=settings.insecure and token is None, max_body_bytes=settings.max_body_bytes
@@ -105,11 +110,13 @@ def _settings_of_a_factory() -> EnvServerSettings:
 def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
     """Add the trainer's wire, v1, with what this server adds to it."""
 
-    @app.post("/env/reset", response_model=EnvReply)
+    @app.post(RESET_PATH, response_model=EnvReply)
     async def reset(request: Request, body: ResetRequest) -> Response:
         """Begin an episode: a clean desktop, the task set up, the first three messages."""
         env_idx = _admitted(request, server)
-        observation = await server.reset(body.task_config, request.headers.get(HEADER_IDEMPOTENCY_KEY))
+        observation = await server.reset(
+            body.task_config, request.headers.get(HEADER_IDEMPOTENCY_KEY), request.is_disconnected
+        )
         return observation_reply(observation, server.episode.history, env_idx, None)
 
     @app.post("/env/step", response_model=EnvReply)
@@ -118,7 +125,7 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
         env_idx = _admitted(request, server)
         key, number = request.headers.get(HEADER_IDEMPOTENCY_KEY), _step_number(request)
         try:
-            observation = await server.step(body.prediction, key, number)
+            observation = await server.step(body.prediction, key, number, request.is_disconnected)
         except FaultError as error:
             if error.fault.reason not in {FaultReason.NO_EPISODE, FaultReason.EPISODE_OVER}:
                 raise
@@ -132,7 +139,7 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
         """Return the score of OSWorld's evaluator as a bare number."""
         _admitted(request, server)
         try:
-            return JSONResponse(await server.evaluate())
+            return JSONResponse(await server.evaluate(request.is_disconnected))
         except FaultError as error:
             # Whatever kept a score away, the trainer's clients know 503 as "not ready, try again".
             return fault_reply(error.fault, None if error.fault.kind is FaultKind.CLIENT else 503)
@@ -195,20 +202,25 @@ def _add_operator_paths(app: FastAPI, server: EnvServer) -> None:
         return server.drain()
 
 
-def _add_fault_handlers(app: FastAPI) -> None:
+def _add_fault_handlers(app: FastAPI, server: EnvServer) -> None:
     """Answer every error with the one body: the fault."""
 
+    def answer(request: Request, fault: Fault) -> Response:
+        if request.url.path == RESET_PATH and fault.reason not in RIVAL_REASONS:
+            server.refuse_scores(fault)
+        return fault_reply(fault)
+
     @app.exception_handler(FaultError)
-    async def fault(_: Request, error: Exception) -> Response:
+    async def fault(request: Request, error: Exception) -> Response:
         assert isinstance(error, FaultError)
-        return fault_reply(error.fault)
+        return answer(request, error.fault)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: Exception) -> Response:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        return fault_reply(fault_error(FaultReason.BAD_REQUEST, f"{field}: {first['msg']}", field=field).fault)
+        return answer(request, fault_error(FaultReason.BAD_REQUEST, f"{field}: {first['msg']}", field=field).fault)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: Exception) -> Response:

@@ -64,6 +64,10 @@ class Episode:
     """Its end is in the metrics."""
     reset_key: str | None = None
     first_observation: Observation | None = None
+    is_delivered: bool = False
+    """Somebody was there for the reply of the last reset or step. Else nobody can say what a score is for."""
+    refused_reset: Fault | None = None
+    """Why a reset that came after it was refused. Its caller asks for a score next, and must not get this episode's."""
     _steps: list[RecordedStep] = field(default_factory=list)
     _step_of_key: dict[str, int] = field(default_factory=dict)
 
@@ -71,6 +75,11 @@ class Episode:
     def predictions(self) -> int:
         """Return how many steps were answered."""
         return len(self._steps)
+
+    @property
+    def last_observation(self) -> Observation | None:
+        """Return what the last reset or step came to."""
+        return self._steps[-1].observation if self._steps else self.first_observation
 
     def move(self, phase: Phase) -> None:
         """Go to `phase`.

@@ -7,10 +7,12 @@ import asyncio
 import dataclasses
 import logging
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from pydantic import JsonValue
 
-from osworld_contract.faults import FaultError, FaultReason, fault_error
+from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
 from osworld_contract.task import parse_task
 from osworld_contract.wire import DesktopStatus, EnvState, Phase
 from osworld_envpod.desktops.base import STOP_DEADLINE_S, DesktopFacts, DesktopState
@@ -18,7 +20,7 @@ from osworld_envpod.episode import Episode, Observation
 from osworld_envpod.metrics import EnvMetrics
 from osworld_envpod.runner import Runner
 from osworld_envpod.settings import EnvServerSettings
-from osworld_envpod.slot import Slot
+from osworld_envpod.slot import IsGone, Slot, never_gone
 
 logger = logging.getLogger(__name__)
 
@@ -89,25 +91,33 @@ class EnvServer:
             deadline_s = self.settings.reset_timeout_s + NET_MARGIN_S
             await self._slot.run("repair", None, self.runner.clean_desktop(self.settings.reset_timeout_s), deadline_s)
 
-    async def reset(self, task_config: dict[str, JsonValue], key: str | None = None) -> Observation:
+    async def reset(
+        self, task_config: dict[str, JsonValue], key: str | None = None, is_gone: IsGone = never_gone
+    ) -> Observation:
         """Begin an episode on a clean desktop with the task set up.
 
+        Waits for an operation whose callers hung up: a trainer whose router died in the middle of a call resets next,
+        and would take a refusal for the end of this episode, and the score of the one before for its score.
+
         Raises:
-            FaultError: What went wrong. The episode of before is untouched by a ``client`` fault.
+            FaultError: What went wrong. After a ``client`` fault the episode of before can go on; see `refuse_scores`.
         """
         if (twin := self._slot.twin("reset", key)) is not None:
-            joined: Observation = await twin.joined()
+            joined: Observation = await twin.joined(is_gone)
             return joined
-        if key is not None and key == self.episode.reset_key and self.episode.first_observation is not None:
-            return self.episode.first_observation
+        episode = self.episode
+        if key is not None and key == episode.reset_key and episode.first_observation is not None:
+            return await _answered_again(episode, episode.first_observation, is_gone)
         if self.is_draining:
             raise fault_error(FaultReason.ENV_DRAINING, operation="reset")
-        if (running := self._slot.operation) is not None and running.name == "repair":
+        if (running := self._slot.operation) is not None and (self._is_repairing or await running.is_abandoned()):
             await asyncio.wait([running.task], timeout=self.settings.reset_timeout_s)
         deadline_s = self.settings.reset_timeout_s + NET_MARGIN_S
-        return await self._slot.run("reset", key, self._reset(task_config, key), deadline_s)
+        return await self._slot.run("reset", key, self._reset(task_config, key), deadline_s, is_gone)
 
-    async def step(self, prediction: str, key: str | None = None, number: int | None = None) -> Observation:
+    async def step(
+        self, prediction: str, key: str | None = None, number: int | None = None, is_gone: IsGone = never_gone
+    ) -> Observation:
         """Carry out what `prediction` asks for, and show the screen after it.
 
         A repeat, told by `key` or `number`, is answered from record. A fault of ours is in the observation.
@@ -117,39 +127,43 @@ class EnvServer:
         """
         key = key or (f"step-{number}" if number is not None else None)
         if (twin := self._slot.twin("step", key)) is not None:
-            joined: Observation = await twin.joined()
+            joined: Observation = await twin.joined(is_gone)
             return joined
         episode = self.episode
-        if episode.phase is not Phase.FAULTED:
+        if episode.phase is not Phase.FAULTED and not self._is_repairing:
             self._slot.refuse_if_busy("step")
         if (recorded := episode.recorded(prediction, key, number)) is not None:
-            return recorded
+            return await _answered_again(episode, recorded, is_gone)
         if episode.phase is Phase.FAULTED:
             return Observation(None, True, 0.0, episode.fault)
         if episode.phase is not Phase.RUNNING:
             reason = FaultReason.NO_EPISODE if episode.phase is Phase.IDLE else FaultReason.EPISODE_OVER
             raise fault_error(reason, operation="step")
-        work = self.runner.step(episode, prediction, key)
-        return await self._slot.run("step", key, work, self.settings.step_timeout_s + NET_MARGIN_S)
+        work = self._answered(episode, self.runner.step(episode, prediction, key))
+        return await self._slot.run("step", key, work, self.settings.step_timeout_s + NET_MARGIN_S, is_gone)
 
-    async def evaluate(self) -> float:
+    async def evaluate(self, is_gone: IsGone = never_gone) -> float:
         """Return the score of the episode, the same one for every call. Waits for a step, joins an evaluate.
 
         Raises:
             FaultError: No score could be computed, or there is no episode.
         """
         episode = self.episode
+        if episode.refused_reset is not None:
+            raise FaultError(episode.refused_reset)
         instruction = episode.task.instruction[:80] if episode.task else "N/A"
         logger.info("POST /env/evaluate received (instruction=%r, step_counter=%d)", instruction, episode.actions_done)
         try:
             async with asyncio.timeout(self.settings.evaluate_timeout_s):
                 while (running := self._slot.operation) is not None and running.name in {"step", "evaluate"}:
                     if running.name == "evaluate":
-                        joined: float = await running.joined()
+                        joined: float = await running.joined(is_gone)
                         return joined
                     await asyncio.wait([running.task])
         except TimeoutError as error:
             raise fault_error(FaultReason.OPERATION_TIMEOUT, operation="evaluate") from error
+        if episode.refused_reset is not None:
+            raise FaultError(episode.refused_reset)
         if episode.score is not None:
             return episode.score
         if episode is not self.episode or episode.phase in {Phase.IDLE, Phase.RESETTING}:
@@ -158,8 +172,18 @@ class EnvServer:
         if episode.fault is not None and not self._can_evaluate_again(episode):
             logger.info("Evaluation skipped: env has no setup_controller (reset failed). %s", episode.fault.message)
             raise FaultError(episode.fault)
+        if not episode.is_delivered:
+            raise fault_error(FaultReason.REPLY_LOST, operation="evaluate")
         work = self.runner.evaluate(episode)
-        return await self._slot.run("evaluate", None, work, self.settings.evaluate_timeout_s + NET_MARGIN_S)
+        return await self._slot.run("evaluate", None, work, self.settings.evaluate_timeout_s + NET_MARGIN_S, is_gone)
+
+    def refuse_scores(self, fault: Fault) -> None:
+        """Answer evaluates with `fault` until the next reset: the one that came last was refused with it.
+
+        A trainer takes a refused reset for an episode that is over and asks for its score; the score of the episode
+        before would be a reward for another task.
+        """
+        self.episode.refused_reset = fault
 
     def drain(self) -> EnvState:
         """Take no new episode from now on.
@@ -186,6 +210,11 @@ class EnvServer:
     def facts(self) -> DesktopFacts:
         """Return what the desktop is and can."""
         return self.runner.desktop.facts
+
+    @property
+    def _is_repairing(self) -> bool:
+        """Say whether the operation under way is ours, between episodes: no rival of a caller."""
+        return self._slot.operation is not None and self._slot.operation.name == "repair"
 
     @property
     def is_ready(self) -> bool:
@@ -223,7 +252,16 @@ class EnvServer:
         episode = Episode(task=task, reset_key=key)
         episode.move(Phase.RESETTING)
         self.episode = episode
-        return await self.runner.reset(episode)
+        return await self._answered(episode, self.runner.reset(episode))
+
+    async def _answered(self, episode: Episode, work: Coroutine[Any, Any, Observation]) -> Observation:
+        """Do `work` of `episode` as the operation under way, and note whether anybody is there for its reply."""
+        episode.is_delivered = False
+        observation = await work
+        episode.is_delivered = not await self._slot.is_abandoned()
+        if not episode.is_delivered:
+            logger.warning("Episode %s: nobody waits for the reply any more", episode.id)
+        return observation
 
     def _can_evaluate_again(self, episode: Episode) -> bool:
         """Say whether a failed evaluate may be tried again: it changed nothing, and its very desktop still lives."""
@@ -238,3 +276,10 @@ class EnvServer:
             and self.runner.is_up
             and self._slot.operation is None
         )
+
+
+async def _answered_again(episode: Episode, observation: Observation, is_gone: IsGone) -> Observation:
+    """Answer the last call of `episode` from record."""
+    if observation is episode.last_observation and not await is_gone():
+        episode.is_delivered = True
+    return observation

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,6 +15,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+IsGone = Callable[[], Awaitable[bool]]
+"""Says whether a caller hung up."""
+
+
+async def never_gone() -> bool:
+    """Say of a caller that it waits as long as it takes."""
+    return False
+
 
 @dataclass
 class Operation:
@@ -22,11 +30,20 @@ class Operation:
 
     name: str
     key: str | None
+    callers: list[IsGone]
     task: "asyncio.Task[Any]"
 
-    async def joined(self) -> Any:
-        """Wait for the result. A waiter that is cancelled does not end the operation."""
+    async def joined(self, is_gone: IsGone = never_gone) -> Any:
+        """Wait for the result as one more caller. A waiter that is cancelled does not end the operation."""
+        self.callers.append(is_gone)
         return await asyncio.shield(self.task)
+
+    async def is_abandoned(self) -> bool:
+        """Say whether every caller hung up: nobody will see the result."""
+        for is_gone in self.callers:
+            if not await is_gone():
+                return False
+        return True
 
 
 class Slot:
@@ -54,8 +71,15 @@ class Slot:
         is_twin = running is not None and running.name == name and key is not None and running.key == key
         return running if is_twin else None
 
-    async def run(self, name: str, key: str | None, work: Coroutine[Any, Any, T], deadline_s: float) -> T:
-        """Run `work` as the one operation.
+    async def run(
+        self,
+        name: str,
+        key: str | None,
+        work: Coroutine[Any, Any, T],
+        deadline_s: float,
+        is_gone: IsGone = never_gone,
+    ) -> T:
+        """Run `work` as the one operation, for a caller of which `is_gone` tells.
 
         Raises:
             FaultError: ``client/busy``, ``infra/operation_timeout``, or what `work` raises.
@@ -66,11 +90,15 @@ class Slot:
             work.close()
             raise
         task = asyncio.create_task(self._timed(name, work, deadline_s))
-        operation = Operation(name, key, task)
+        operation = Operation(name, key, [], task)
         self.operation = operation
         task.add_done_callback(self._ended)
-        result: T = await operation.joined()
+        result: T = await operation.joined(is_gone)
         return result
+
+    async def is_abandoned(self) -> bool:
+        """Say whether nobody waits for the operation under way."""
+        return self.operation is not None and await self.operation.is_abandoned()
 
     async def end(self, deadline_s: float) -> None:
         """Cancel the operation under way, if there is one, and wait for its end."""
