@@ -5,9 +5,9 @@ BIN := .venv/bin
 PACKAGES := scripts/packages-desktop.txt
 PROGRAMS := scripts/packages-programs.txt
 VM := scripts/packages-qemu.txt
-CODE := contract client envpod guest router tests benchmarks
+CODE := contract client envpod guest router operator tests benchmarks
 
-.PHONY: help setup setup-all setup-vm demo test lint unit service programs vm long bench clean
+.PHONY: help setup setup-all setup-vm demo test crd lint unit service programs vm long bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ setup-vm: setup ## install QEMU and build the virtual machines' image
 
 demo: setup ## two desktops, a router, one real OSWorld task played to its score
 	@$(BIN)/osworld-env demo
+
+crd: ## write crds/ from the models of the contract
+	$(BIN)/python -m osworld_operator.crd
 
 lint: ## ruff, mypy, import-linter
 	$(BIN)/ruff check $(CODE)
