@@ -19,6 +19,7 @@ from osworld_router.policy import Move, next_move
 from osworld_router.registry import RegistryFile
 from osworld_router.reply import Reply, ends_v1_episode
 from osworld_router.resolve import Operation, Request, Route, Snapshot, find
+from osworld_router.scores import Scores
 from osworld_router.screening import fault_instead
 from osworld_router.upstream import Call, Headers, Upstream, UpstreamReply
 from osworld_router.vigil import PROBE_INTERVAL_S, Vigil
@@ -57,6 +58,7 @@ class Proxy:
         self._upstream = upstream
         self._limits = limits
         self._metrics = metrics
+        self._scores = Scores()
         self._running: set[asyncio.Timeout] = set()
         self._is_stopping = False
 
@@ -77,10 +79,13 @@ class Proxy:
         try:
             await self._run(exchange)
             code = str(reply.status)
+            self._note(exchange)
         except ClientGone as gone:
             code = CLIENT_GONE
+            self._scores.lost(route.operation, route.env_idx)
             logger.info("%s env_idx=%d: %s", route.operation, route.env_idx, gone)
         except TransferBroken as broken:
+            self._scores.lost(route.operation, route.env_idx)
             logger.warning("%s env_idx=%d: %s; the client's connection is cut", route.operation, route.env_idx, broken)
         finally:
             seconds = time.perf_counter() - started
@@ -96,6 +101,14 @@ class Proxy:
                 f" fault={reply.fault.header}" if reply.fault else "",
             )
 
+    def _note(self, exchange: Exchange) -> None:
+        """Note whether the client has seen the env server's own reply."""
+        route, fault = exchange.route, exchange.reply.fault
+        if fault is not None:
+            self._scores.failed(route.operation, route.env_idx, fault)
+        else:
+            self._scores.came_through(route.operation, route.env_idx)
+
     async def _run(self, exchange: Exchange) -> None:
         """Bring the call to its end: a passed on reply, or a fault."""
         timeout_s = self._limits.deadlines_s[exchange.route.operation]
@@ -104,6 +117,8 @@ class Proxy:
                 self._running.add(deadline)
                 try:
                     await exchange.body.prefetch()
+                    if fault := self._scores.fault(exchange.route.operation, exchange.route.env_idx):
+                        raise FaultError(fault)
                     await self._attempts(exchange)
                 finally:
                     self._running.discard(deadline)

@@ -39,6 +39,8 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
 async def env(router: Router) -> AsyncIterator[ScriptedEnv]:
     async with ScriptedEnv() as scripted:
         await router.route(scripted.entry())
+        assert (await call(router, "reset")).status_code == 200, "what a test before left is forgotten"
+        scripted.received.clear()
         yield scripted
 
 
@@ -94,7 +96,7 @@ async def test_no_usable_head(router: Router, env: ScriptedEnv, start: bytes) ->
 )
 async def test_a_reply_that_breaks_off_is_no_short_reply(router: Router, env: ScriptedEnv, start: bytes) -> None:
     env.script = breaking_off_after(start)
-    for operation in ("step", "evaluate"):
+    for operation in ("evaluate", "step"):
         with pytest.raises(httpx.RemoteProtocolError):
             await call(router, operation, is_v2=False)
 
@@ -173,7 +175,7 @@ async def test_the_errors_of_an_env_server_in_a_v1_step_end_the_episode(router: 
     assert (v2.status_code, v2.json()["fault"]["reason"]) == (503, "desktop_lost")
     env.script = answering(whole(b"Internal Server Error", "500 Internal Server Error"))
     assert_ends_the_episode(await call(router, "step", is_v2=False), "env_down")
-    assert (await call(router, "evaluate", is_v2=False)).status_code == 500
+    assert fault_of(await call(router, "evaluate", is_v2=False)) == (503, "env_down"), "nor is there a score"
 
 
 async def test_a_rivals_409_stays_one(router: Router, env: ScriptedEnv) -> None:
@@ -212,3 +214,28 @@ async def test_an_env_idx_that_stays_stale_is_a_fault(router: Router, env: Scrip
     assert fault_of(await call(router, "reset")) == (421, "stale_epoch")
     assert_ends_the_episode(await call(router, "step", is_v2=False), "stale_epoch")
     assert len(env.calls) == 4
+
+
+async def test_after_a_reset_that_did_not_come_through_there_is_no_score_of_the_episode_before(
+    router: Router, env: ScriptedEnv
+) -> None:
+    async with ScriptedEnv() as gone:
+        nobody = gone.entry(epoch=2)
+    await router.route(nobody)
+    assert fault_of(await call(router, "reset", is_v2=False)) == (503, "env_down")
+    env.script = answering(whole(b"1.0"))
+    await router.route(env.entry(epoch=3))
+    assert fault_of(await call(router, "evaluate", is_v2=False)) == (503, "env_down")
+    assert (await call(router, "reset")).status_code == 200
+    assert (await call(router, "evaluate")).json() == 1.0
+
+
+@pytest.mark.parametrize("operation", ["reset", "step"])
+async def test_a_reply_that_broke_off_leaves_no_score(router: Router, env: ScriptedEnv, operation: str) -> None:
+    env.script = breaking_off_after(head(content_length=1000) + b"{")
+    with pytest.raises(httpx.RemoteProtocolError):
+        await call(router, operation)
+    env.script = answering(whole(b"1.0"))
+    assert fault_of(await call(router, "evaluate")) == (503, "reply_lost")
+    assert (await call(router, "step")).status_code == 200
+    assert (await call(router, "evaluate")).json() == 1.0
