@@ -7,7 +7,7 @@ PROGRAMS := scripts/packages-programs.txt
 VM := scripts/packages-qemu.txt
 CODE := contract client envpod guest router operator tests benchmarks
 
-.PHONY: help setup setup-all setup-vm demo test crd lint unit service programs vm long bench clean
+.PHONY: help setup setup-all setup-vm demo test crd lint unit service programs vm chaos long bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -48,8 +48,11 @@ programs: ## real programs (LibreOffice, GIMP, VLC, Chromium) scored by OSWorld
 vm: setup-vm ## real virtual machines: fork, revert, and every way to break one
 	$(BIN)/pytest tests/vm
 
-long: setup-vm ## long forms of tests: 200 forks in a row
-	$(BIN)/pytest -m long tests/vm
+chaos: setup ## episodes while parts of the pool are killed: no wrong score, no hung call
+	$(BIN)/pytest tests/chaos
+
+long: setup-vm ## long forms of tests: 200 forks in a row, 200 episodes under chaos
+	$(BIN)/pytest -m long tests/vm tests/chaos
 
 test: ## every rung, from nothing to a verdict
 	@scripts/test

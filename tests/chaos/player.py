@@ -1,0 +1,111 @@
+"""Plays scripted episodes as the trainer does, and says of each what the trainer was told."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks_of import INFEASIBLE, task_config
+from trainer_client import TrainerClient
+
+FINISHED = "Thought: done.\nAction: finished(content='done')"
+FAIL = "Thought: it cannot be done.\nAction: call_user()"
+
+FOCUS = (
+    "for _ in $(seq 300); do "
+    "xprop -id $(xprop -root _NET_ACTIVE_WINDOW | grep -oE '0x[0-9a-f]+' | head -1) WM_CLASS | grep -qi terminal "
+    "&& exit 0; sleep 0.1; done; exit 1"
+)
+READ = 'for _ in $(seq 200); do [ "$(tail -n 1 ~/said)" = c ] && break; sleep 0.1; done; cat ~/said'
+
+SAYING = {
+    "id": "saying",
+    "instruction": "Say a, b and c, each once and in this order.",
+    "config": [
+        {"type": "launch", "parameters": {"command": ["gnome-terminal"]}},
+        {"type": "execute", "parameters": {"command": ["bash", "-c", FOCUS]}},
+    ],
+    "evaluator": {
+        "func": "exact_match",
+        "result": {"type": "vm_command_line", "command": ["bash", "-c", READ]},
+        "expected": {"type": "rule", "rules": {"expected": "a\nb\nc\n"}},
+    },
+}
+"""A step that is lost, or carried out twice, shows in the score."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """A task, what the agent says in it, and OSWorld's score for that."""
+
+    task: dict[str, Any]
+    predictions: tuple[str, ...]
+    score: float
+
+
+def _say(letter: str) -> str:
+    return f"Thought: say {letter}.\nAction: type(content='echo {letter} >> ~/said\\n')"
+
+
+SCRIPTS = (
+    Script(SAYING, (_say("a"), _say("b"), _say("c"), FINISHED), 1.0),
+    Script(task_config(INFEASIBLE[0]), (FAIL,), 1.0),
+    Script(task_config(INFEASIBLE[1]), (FINISHED,), 0.0),
+)
+
+
+@dataclass
+class Outcome:
+    """What the trainer was told of one episode."""
+
+    script: Script
+    score: float | None = None
+    """The number that a 2xx reply of evaluate had, None where there was none."""
+    illegal: list[str] = field(default_factory=list)
+    """Pairs of messages and is_done that the trainer cannot take."""
+    slowest_s: float = 0.0
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def is_right(self) -> bool:
+        """Say whether the score is that of an undisturbed episode."""
+        return self.score == self.script.score
+
+    @property
+    def is_wrong(self) -> bool:
+        """Say whether the trainer was told a score that is not this episode's."""
+        return self.score is not None and not self.is_right
+
+
+@dataclass
+class _Listener(TrainerClient):
+    """The trainer's client, which also keeps what it was told."""
+
+    slowest_s: float = 0.0
+    score: float | None = None
+
+    def _post(self, path: str, body: dict[str, Any], timeout_s: float) -> Any:
+        began = time.monotonic()
+        try:
+            reply = super()._post(path, body, timeout_s)
+        finally:
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+        if path == "/env/evaluate":
+            self.score = float(reply)
+        return reply
+
+
+def play(url: str, token: str, script: Script) -> Outcome:
+    """Play `script` once, as the trainer's loop does: a failed call ends the episode, and evaluate is always asked."""
+    client = _Listener(url, ("job", token), (0.5, 0.5))
+    outcome = Outcome(script)
+    reply = client.reset(script.task)
+    replies = [("reset", reply)]
+    for prediction in script.predictions:
+        if reply.is_done:
+            break
+        reply = client.step(prediction)
+        replies.append(("step", reply))
+    client.evaluate()
+    outcome.score, outcome.slowest_s, outcome.errors = client.score, client.slowest_s, client.errors
+    outcome.illegal = [f"{name}: {reply}" for name, reply in replies if not reply.is_legal]
+    return outcome
