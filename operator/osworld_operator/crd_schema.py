@@ -81,7 +81,9 @@ class _Rewriter:
         done = self.rewrite(given)
         is_optional = "anyOf" in given
         if "properties" in done and not is_optional and not done.get("required"):
-            done["default"] = {}
+            # Whole, not {}: the API server checks a default against the rules before it fills in those of its fields.
+            children = done["properties"].items()
+            done["default"] = {name: child["default"] for name, child in children if "default" in child}
         return done
 
     def _resolved(self, node: dict[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,13 @@ def test_the_api_servers_defaults_are_those_of_the_models(desktop: dict[str, Any
     assert without_empty(filled) == without_empty(expected)
 
 
+def test_a_default_of_an_object_is_whole() -> None:
+    """The API server checks it against the rules before it fills in the defaults of its fields, and refuses `{}`."""
+    for path, node in nodes(structural_schema(OSWorldEnvSpec)):
+        if "properties" in node and "default" in node:
+            assert node["default"] == defaulted(node, {}), path
+
+
 def without_empty(node: Any) -> Any:
     """Drop what says no more than that it is missing: ``{}`` and ``[]``."""
     if not isinstance(node, dict):
