@@ -9,6 +9,7 @@ from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
 from osworld_contract.crd import OSWorldEnv
+from osworld_contract.crd.placement import HostPathCache
 from osworld_contract.kube_names import LABEL_ENV_IDX, LABEL_POOL, LABEL_REVISION, LABEL_SLOT
 from osworld_contract.places import CACHE_VARIABLE
 from osworld_envpod.settings import EnvServerSettings
@@ -254,3 +255,8 @@ def test_a_token_of_the_users_own_is_used() -> None:
     given = variables(containers(deployment)["router"])
     assert given["OSWORLD_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "mine", "key": "token"}
     assert given["OSWORLD_UPSTREAM_TOKEN"]["valueFrom"]["secretKeyRef"]["name"] == "desks-tokens"
+
+
+def test_the_user_that_a_cache_of_the_node_must_let_in_is_named_rightly() -> None:
+    said = HostPathCache.model_fields["path"].description or ""
+    assert f"user {pod_of({})['spec']['securityContext']['runAsUser']}," in said

@@ -28,7 +28,7 @@ class HostPathCache(CrdModel):
     """A folder of the node."""
 
     path: AbsolutePath
-    """Made where it is missing; user 1000 must be able to write it."""
+    """Made where it is missing; user 1001, the env server, must be able to write it."""
 
 
 class ClaimCache(CrdModel):
