@@ -46,13 +46,15 @@ def upstream_headers(request: Request, route: Route, entry: RegistryEntry) -> li
 
 
 def idempotency_headers(request: Request, route: Route) -> list[tuple[str, str]]:
-    """Return the key that a step needs to be sent twice and carried out once, nothing where the client sent its own.
+    """Return the key that a reset or step needs to be sent twice and carried out once, nothing where it has one.
 
     A step number is one as well: a key beside it would make the client's own repeat another step.
     """
-    if route.operation is not Operation.STEP:
+    if route.operation not in (Operation.RESET, Operation.STEP):
         return []
-    if request.values(HEADER_IDEMPOTENCY_KEY) or request.values(HEADER_STEP):
+    if request.values(HEADER_IDEMPOTENCY_KEY):
+        return []
+    if route.operation is Operation.STEP and request.values(HEADER_STEP):
         return []
     return [(HEADER_IDEMPOTENCY_KEY, str(uuid4()))]
 

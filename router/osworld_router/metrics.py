@@ -39,6 +39,12 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=self._registry,
         )
+        self._retries = Counter(
+            f"{METRIC_PREFIX}router_retries_total",
+            "Attempts that were made after one that failed, by how that failed.",
+            ("operation", "reason"),
+            registry=self._registry,
+        )
         self._faults = Counter(
             f"{METRIC_PREFIX}faults_total",
             "Faults that the router itself answered with.",
@@ -56,6 +62,10 @@ class Metrics:
     def attempt_ended(self, operation: Operation, seconds: float) -> None:
         """Count an attempt."""
         self._upstream.labels(operation.value).observe(seconds)
+
+    def retried(self, operation: Operation, fault: Fault) -> None:
+        """Count an attempt that is made because the one before ended in `fault`."""
+        self._retries.labels(operation.value, fault.reason.value).inc()
 
     def fault_answered(self, fault: Fault) -> None:
         """Count a fault."""

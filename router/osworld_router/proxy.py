@@ -1,61 +1,34 @@
-"""A call on its way through: resolve, send, pass the reply on, and end in a reply or a fault by its deadline."""
+"""A call from its arrival to its end: a reply that was passed on, or a fault, by its deadline."""
 
 import asyncio
-import functools
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 
 from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
-from osworld_contract.registry import RegistryEntry
 from osworld_router.asgi import Receive
-from osworld_router.body import BodyLimits, RequestBody
-from osworld_router.errors import ClientGone, TransferBroken, UpstreamError
-from osworld_router.headers import end_to_end, idempotency_headers, upstream_headers, upstream_query
+from osworld_router.body import RequestBody
+from osworld_router.courier import Courier
+from osworld_router.errors import ClientGone, TransferBroken
+from osworld_router.exchange import CallLimits, Exchange
+from osworld_router.headers import idempotency_headers
 from osworld_router.metrics import BROKEN, CLIENT_GONE, Metrics
-from osworld_router.policy import Move, next_move
+from osworld_router.persistence import Persistence
 from osworld_router.registry import RegistryFile
 from osworld_router.reply import Reply, ends_v1_episode
-from osworld_router.resolve import Operation, Request, Route, Snapshot, find
+from osworld_router.resolve import Operation, Request, Route
 from osworld_router.scores import Scores
-from osworld_router.screening import fault_instead
-from osworld_router.upstream import Call, Headers, Upstream, UpstreamReply
-from osworld_router.vigil import PROBE_INTERVAL_S, Vigil
+from osworld_router.upstream import Upstream
+from osworld_router.vigil import Vigil
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ProxyLimits:
-    """Times and sizes of calls."""
-
-    deadlines_s: Mapping[Operation, float]
-    env_wait_s: float
-    body: BodyLimits
-
-
-@dataclass
-class Exchange:
-    """One client's call while it is under way."""
-
-    request: Request
-    route: Route
-    body: RequestBody
-    reply: Reply
-    keys: Headers
-    """Headers by which every attempt at this call is known as the same."""
-    entry: RegistryEntry | None = None
-    """The env server that was asked last."""
 
 
 class Proxy:
     """Passes calls to env servers."""
 
-    def __init__(self, registry: RegistryFile, upstream: Upstream, limits: ProxyLimits, metrics: Metrics) -> None:
-        self._registry = registry
-        self._upstream = upstream
+    def __init__(self, registry: RegistryFile, upstream: Upstream, limits: CallLimits, metrics: Metrics) -> None:
+        self._persistence = Persistence(registry, Courier(upstream, metrics), limits, metrics)
         self._limits = limits
         self._metrics = metrics
         self._scores = Scores()
@@ -91,12 +64,13 @@ class Proxy:
             seconds = time.perf_counter() - started
             self._metrics.request_ended(route.operation, code, seconds)
             logger.info(
-                "call operation=%s env_idx=%d epoch=%s uid=%s code=%s seconds=%.3f%s",
+                "call operation=%s env_idx=%d epoch=%s uid=%s code=%s attempts=%d seconds=%.3f%s",
                 route.operation,
                 route.env_idx,
                 exchange.entry.epoch if exchange.entry else "-",
                 exchange.entry.uid if exchange.entry else "-",
                 code,
+                exchange.attempts,
                 seconds,
                 f" fault={reply.fault.header}" if reply.fault else "",
             )
@@ -119,11 +93,12 @@ class Proxy:
                     await exchange.body.prefetch()
                     if fault := self._scores.fault(exchange.route.operation, exchange.route.env_idx):
                         raise FaultError(fault)
-                    await self._attempts(exchange)
+                    async with Vigil(client_gone=exchange.body.client_gone):
+                        await self._persistence.deliver(exchange)
                 finally:
                     self._running.discard(deadline)
         except TimeoutError as error:
-            fault = self._too_late(exchange.route, timeout_s)
+            fault = self._too_late(exchange, timeout_s)
             if exchange.reply.status is not None:
                 raise TransferBroken(fault.message) from error
             await self._answer(exchange, fault)
@@ -141,97 +116,16 @@ class Proxy:
                 exchange, fault_error(FaultReason.INTERNAL, operation=exchange.route.operation.in_fault).fault
             )
 
-    async def _attempts(self, exchange: Exchange) -> None:
-        """Try until the policy gives up.
-
-        Raises:
-            FaultError: How the last attempt ended.
-        """
-        exchange.entry = await self._resolve(exchange.route)
-        attempts = 0
-        while True:
-            attempts += 1
-            try:
-                return await self._attempt(exchange, exchange.entry)
-            except FaultError as error:
-                move = next_move(attempts, error.fault, is_replayable=exchange.body.is_replayable)
-                if move is Move.GIVE_UP:
-                    raise
-            exchange.entry = await self._resolve_again(exchange.route, exchange.entry)
-
-    async def _attempt(self, exchange: Exchange, entry: RegistryEntry) -> None:
-        """Send the call to `entry` and pass its reply on.
-
-        Raises:
-            FaultError: There was no reply that could be passed on; nothing has been sent to the client.
-            TransferBroken: It broke off in the middle.
-            ClientGone: There is nobody to pass it to.
-        """
-        request, route, body = exchange.request, exchange.route, exchange.body
-        call = Call(
-            method=request.method,
-            path=route.path,
-            headers=upstream_headers(request, route, entry) + exchange.keys,
-            query=upstream_query(request),
-            body=body.data() if request.method == "POST" else None,
-        )
-        probe = functools.partial(self._upstream.is_alive, entry, PROBE_INTERVAL_S)
-        started = time.perf_counter()
-        try:
-            async with Vigil(probe, body.client_gone), self._upstream.send(entry, call) as upstream_reply:
-                await self._pass_on(exchange, upstream_reply)
-        except (UpstreamError, TransferBroken) as error:
-            if body.error is not None:
-                raise body.error from error
-            if exchange.reply.status is not None:
-                raise TransferBroken(str(error)) from error
-            phase, cause = (error.phase, error.cause) if isinstance(error, UpstreamError) else ("body", "")
-            raise fault_error(
-                FaultReason.ENV_DOWN,
-                f"env {route.env_idx}: {error}",
-                operation=route.operation.in_fault,
-                uid=entry.uid,
-                phase=phase,
-                cause=cause,
-            ) from error
-        finally:
-            self._metrics.attempt_ended(route.operation, time.perf_counter() - started)
-
-    async def _pass_on(self, exchange: Exchange, upstream_reply: UpstreamReply) -> None:
-        """Stream `upstream_reply` to the client, unless its status must not reach it."""
-        fault = await fault_instead(upstream_reply, exchange.route, is_v2=exchange.request.is_v2)
-        if fault is not None:
-            raise FaultError(fault)
-        reply = exchange.reply
-        await reply.start(upstream_reply.status, end_to_end(upstream_reply.headers))
-        async for chunk in upstream_reply.chunks():
-            await reply.body(chunk, is_last=False)
-        await reply.body(b"", is_last=True)
-
-    def _too_late(self, route: Route, timeout_s: float) -> Fault:
+    def _too_late(self, exchange: Exchange, timeout_s: float) -> Fault:
         """Return the fault of a call that was ended by its deadline, or by `stop`."""
+        route = exchange.route
         operation = route.operation.in_fault
         if self._is_stopping:
             return fault_error(FaultReason.ENV_DOWN, "the router is being stopped", operation=operation).fault
+        if exchange.failures:
+            return exchange.failures[-1].fault
         message = f"env {route.env_idx} did not answer within {timeout_s:g} s"
         return fault_error(FaultReason.ENV_TIMEOUT, message, operation=operation, timeout_s=timeout_s).fault
-
-    async def _resolve(self, route: Route) -> RegistryEntry:
-        """Return the env server of `route`, waiting for a call's env_idx that nobody has at the moment."""
-        snapshot = self._registry.snapshot
-        if route.env_idx not in snapshot.envs and route.operation is not Operation.PAGE:
-            snapshot = await self._registry.wait_for(lambda now: route.env_idx in now.envs, self._limits.env_wait_s)
-        return find(snapshot, route)
-
-    async def _resolve_again(self, route: Route, stale: RegistryEntry) -> RegistryEntry:
-        """Return the env server that has the env_idx after `stale`, which has it no longer."""
-
-        def has_moved(now: Snapshot) -> bool:
-            entry = now.envs.get(route.env_idx)
-            return entry is not None and entry != stale
-
-        await self._registry.refresh()
-        return find(await self._registry.wait_for(has_moved, self._limits.env_wait_s), route)
 
     async def _answer(self, exchange: Exchange, fault: Fault) -> None:
         """Send `fault` in the form that this client and operation need."""

@@ -16,10 +16,11 @@ from osworld_router.app import Access, App
 from osworld_router.auth import Gate
 from osworld_router.body import BodyLimits
 from osworld_router.errors import StartError
+from osworld_router.exchange import CallLimits
 from osworld_router.health import HealthBoard
 from osworld_router.metrics import Metrics
 from osworld_router.pages import Pages
-from osworld_router.proxy import Proxy, ProxyLimits
+from osworld_router.proxy import Proxy
 from osworld_router.registry import RegistryFile
 from osworld_router.settings import MIB_BYTES, RouterSettings
 from osworld_router.upstream import Upstream
@@ -105,9 +106,10 @@ async def _serve_app(app: App, proxy: Proxy, listener: socket.socket, stop_timeo
     await server.serve(sockets=[listener])
 
 
-def _limits(settings: RouterSettings) -> ProxyLimits:
-    return ProxyLimits(
+def _limits(settings: RouterSettings) -> CallLimits:
+    return CallLimits(
         deadlines_s=settings.deadlines_s,
         env_wait_s=settings.router_env_wait_s,
+        retry_s=settings.router_retry_s,
         body=BodyLimits(settings.router_body_limit_mib * MIB_BYTES, settings.router_body_idle_timeout_s),
     )

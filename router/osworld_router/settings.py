@@ -47,6 +47,10 @@ class RouterSettings(BaseSettings):
     """The same for pages of an env server (``/envs/{i}/state``). A guess: they are answered from memory."""
     router_env_wait_s: Annotated[float, Field(ge=0, le=600)] = 5
     """How long a call waits for an env_idx that no env server has. Source: design, "Epochs"."""
+    router_retry_s: Annotated[float, Field(ge=0, le=3600)] = 30
+    """How long a step, an evaluate or a history whose env server was lost is sent to it again, from the first loss on;
+    0 sends once. A guess: a frozen machine or a broken link that lasts longer costs the env its env_idx. A reset is
+    tried for its whole time."""
     router_connect_timeout_s: Seconds = 3
     """A guess: a TCP connection inside a cluster takes milliseconds, one lost SYN is sent again after 1 s."""
     router_body_limit_mib: int = Field(default=64, ge=1, le=4096)

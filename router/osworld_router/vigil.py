@@ -26,10 +26,12 @@ class Vigil:
 
     def __init__(
         self,
-        probe: Callable[[], Awaitable[bool]],
-        client_gone: Callable[[], Awaitable[None]],
+        *,
+        probe: Callable[[], Awaitable[bool]] | None = None,
+        client_gone: Callable[[], Awaitable[None]] | None = None,
         interval_s: float = PROBE_INTERVAL_S,
     ) -> None:
+        """Watch an env server by `probe`, a client by `client_gone`, or both."""
         self._interval_s = interval_s
         self._probe = probe
         self._client_gone = client_gone
@@ -61,17 +63,20 @@ class Vigil:
             raise self._verdict from error
 
     def _begin(self) -> None:
-        self._watchers = [asyncio.create_task(self._watch_env()), asyncio.create_task(self._watch_client())]
+        if self._probe is not None:
+            self._watchers.append(asyncio.create_task(self._watch_env(self._probe)))
+        if self._client_gone is not None:
+            self._watchers.append(asyncio.create_task(self._watch_client(self._client_gone)))
 
-    async def _watch_env(self) -> None:
+    async def _watch_env(self, probe: Callable[[], Awaitable[bool]]) -> None:
         misses = 0
         while misses < PROBE_MISSES:
-            is_alive, _ = await asyncio.gather(self._probe(), asyncio.sleep(self._interval_s))
+            is_alive, _ = await asyncio.gather(probe(), asyncio.sleep(self._interval_s))
             misses = 0 if is_alive else misses + 1
         self._end(EnvLost(f"the env server missed {PROBE_MISSES} probes during the call", phase="probe"))
 
-    async def _watch_client(self) -> None:
-        await self._client_gone()
+    async def _watch_client(self, client_gone: Callable[[], Awaitable[None]]) -> None:
+        await client_gone()
         self._end(ClientGone("the client closed its connection while it was waited for"))
 
     def _end(self, verdict: EnvLost | ClientGone) -> None:

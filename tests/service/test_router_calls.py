@@ -55,7 +55,7 @@ async def test_bare_paths(router: Router, env: ScriptedEnv, path: str, headers: 
     assert env.calls[0].one("X-Env-Idx") == env_idx
 
 
-async def test_steps_carry_a_key_and_the_clients_own_wins(router: Router, env: ScriptedEnv) -> None:
+async def test_steps_and_resets_carry_a_key_and_the_clients_own_wins(router: Router, env: ScriptedEnv) -> None:
     await router.post("/env/step")
     await router.post("/env/step")
     await router.post("/env/step", headers={"Idempotency-Key": "mine"})
@@ -63,7 +63,7 @@ async def test_steps_carry_a_key_and_the_clients_own_wins(router: Router, env: S
     await router.post("/env/reset")
     keys = [call.all("Idempotency-Key") for call in env.calls]
     assert keys[0] != keys[1]
-    assert [len(key) for key in keys] == [1, 1, 1, 0, 0]
+    assert [len(key) for key in keys] == [1, 1, 1, 0, 1]
     assert keys[2] == ["mine"]
 
 
@@ -116,7 +116,7 @@ async def test_a_reply_of_5_mb_is_streamed(router: Router, env: ScriptedEnv) -> 
 
     env.script = in_two_halves
     got = 0
-    async with router.client() as client, client.stream("POST", "/env/step", content=b"{}") as reply:
+    async with router.client() as client, client.stream("POST", "/env/history_messages", content=b"{}") as reply:
         async for chunk in reply.aiter_raw():
             got += len(chunk)
             if got == len(half):
@@ -246,7 +246,7 @@ async def test_metrics_count_calls_and_never_name_an_env(router: Router, env: Sc
 
 async def test_a_call_is_one_line_of_the_log(router: Router, env: ScriptedEnv) -> None:
     await router.post("/envs/3/env/evaluate")
-    line = f"call operation=evaluate env_idx=3 epoch=5 uid=uid-{env.port} code=200 seconds="
+    line = f"call operation=evaluate env_idx=3 epoch=5 uid=uid-{env.port} code=200 attempts=1 seconds="
     await wait_for(lambda: router.log.count(line) == 1, 5, "the line of the call")
 
 

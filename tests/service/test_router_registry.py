@@ -12,7 +12,7 @@ from waiting import wait_for
 
 @pytest.fixture
 def router(tmp_path: Path) -> Iterator[Router]:
-    with Router(tmp_path) as process:
+    with Router(tmp_path, OSWORLD_ROUTER_RESET_TIMEOUT_S="2") as process:
         yield process.wait_ready("/livez")
 
 
@@ -56,7 +56,7 @@ async def test_a_call_waits_for_an_env_that_is_just_coming(tmp_path: Path) -> No
         patient.write()
         patient.wait_ready()
         async with ScriptedEnv() as env:
-            waiting = asyncio.create_task(patient.post("/envs/1/env/reset"))
+            waiting = asyncio.create_task(patient.post("/envs/1/env/step"))
             await patient.route(env.entry(0))
             assert not waiting.done()
             await patient.route(env.entry(0), env.entry(1))

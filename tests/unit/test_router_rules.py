@@ -1,4 +1,4 @@
-"""The router's small pure rules: tokens, headers, moves, the end of a v1 episode, the pool's health."""
+"""The router's small pure rules: tokens, headers, the end of a v1 episode, the pool's health."""
 
 import base64
 
@@ -11,7 +11,6 @@ from osworld_router.auth import Gate
 from osworld_router.headers import end_to_end, idempotency_headers, upstream_headers, upstream_query
 from osworld_router.health import summarize
 from osworld_router.openapi import document
-from osworld_router.policy import Move, next_move
 from osworld_router.reply import ends_v1_episode
 from osworld_router.resolve import CALLS, PAGES, Operation, Request, Route
 
@@ -63,21 +62,15 @@ def test_a_step_gets_a_key_of_its_own_unless_the_client_numbers_it() -> None:
     assert first != second
     for header in (b"idempotency-key", b"x-osworld-step"):
         assert idempotency_headers(Request("POST", "/env/step", headers=((header, b"1"),)), STEP) == []
-    assert idempotency_headers(bare, Route(Operation.RESET, 3, "/env/reset")) == []
+    reset = Route(Operation.RESET, 3, "/env/reset")
+    assert [name for name, _ in idempotency_headers(Request("POST", "/env/reset"), reset)] == ["Idempotency-Key"]
+    assert idempotency_headers(Request("POST", "/env/reset", headers=((b"idempotency-key", b"1"),)), reset) == []
+    assert idempotency_headers(bare, Route(Operation.EVALUATE, 3, "/env/evaluate")) == []
 
 
 def test_a_query_stays_as_it_is_and_fits_a_request_line() -> None:
     assert upstream_query(Request("POST", "/", b"since=3&a=%20b+c")) == "since=3&a=%20b+c"
     assert upstream_query(Request("POST", "/", b"a=\xff b#\r\n")) == "a=%FF%20b%23%0D%0A"
-
-
-def test_only_a_move_is_answered_by_another_attempt_and_only_once() -> None:
-    for reason in FaultReason:
-        fault = fault_error(reason).fault
-        expected = Move.RESOLVE_AGAIN if reason is FaultReason.STALE_EPOCH else Move.GIVE_UP
-        assert next_move(1, fault, is_replayable=True) is expected
-        assert next_move(1, fault, is_replayable=False) is Move.GIVE_UP
-        assert next_move(2, fault, is_replayable=True) is Move.GIVE_UP
 
 
 def test_no_fault_of_ours_becomes_a_format_penalty() -> None:

@@ -23,14 +23,14 @@ async def dead() -> bool:
 
 
 async def test_a_fast_call_starts_no_watch() -> None:
-    async with Vigil(dead, never, INTERVAL_S) as vigil:
+    async with Vigil(probe=dead, client_gone=never, interval_s=INTERVAL_S) as vigil:
         await asyncio.sleep(0)
     assert not vigil._watchers
 
 
 async def test_a_lost_env_ends_the_call() -> None:
     with pytest.raises(EnvLost):
-        async with Vigil(dead, never, INTERVAL_S):
+        async with Vigil(probe=dead, client_gone=never, interval_s=INTERVAL_S):
             await never()
 
 
@@ -43,7 +43,7 @@ async def test_one_answer_between_misses_keeps_the_call() -> None:
             done.set()
         return answers.pop(0) if answers else True
 
-    async with asyncio.timeout(20), Vigil(sometimes, never, INTERVAL_S):
+    async with asyncio.timeout(20), Vigil(probe=sometimes, client_gone=never, interval_s=INTERVAL_S):
         await done.wait()
     assert answers == [], "all misses were seen, and none ended the call"
 
@@ -53,13 +53,13 @@ async def test_a_client_that_goes_ends_the_call() -> None:
         return
 
     with pytest.raises(ClientGone):
-        async with Vigil(alive, gone, INTERVAL_S):
+        async with Vigil(probe=alive, client_gone=gone, interval_s=INTERVAL_S):
             await never()
 
 
 async def test_a_cancelled_call_stays_cancelled() -> None:
     async def call() -> None:
-        async with Vigil(alive, never, INTERVAL_S):
+        async with Vigil(probe=alive, client_gone=never, interval_s=INTERVAL_S):
             await never()
 
     task = asyncio.create_task(call())
@@ -71,5 +71,14 @@ async def test_a_cancelled_call_stays_cancelled() -> None:
 
 async def test_an_error_of_the_call_comes_through() -> None:
     with pytest.raises(ValueError, match="of the call"):
-        async with Vigil(alive, never, INTERVAL_S):
+        async with Vigil(probe=alive, client_gone=never, interval_s=INTERVAL_S):
             raise ValueError("of the call")
+
+
+async def test_of_two_watches_the_outer_says_why_a_call_ended_that_both_end() -> None:
+    async def gone() -> None:
+        return
+
+    with pytest.raises(ClientGone):
+        async with Vigil(client_gone=gone, interval_s=INTERVAL_S), Vigil(probe=dead, interval_s=INTERVAL_S):
+            await never()

@@ -1,0 +1,132 @@
+"""A call tried until it succeeds or the policy gives up: which env server each attempt goes to, and the pauses."""
+
+import functools
+import logging
+import time
+from typing import Final
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+
+from osworld_contract.faults import FaultError, FaultReason
+from osworld_contract.registry import RegistryEntry
+from osworld_router.courier import CallFailed, Courier
+from osworld_router.exchange import CallLimits, Exchange
+from osworld_router.metrics import Metrics
+from osworld_router.policy import Ending, Failure, Move, next_move
+from osworld_router.registry import RegistryFile
+from osworld_router.resolve import Operation, Route, Snapshot, find
+
+logger = logging.getLogger(__name__)
+
+PAUSE_S: Final = 0.2
+PAUSE_MAX_S: Final = 5.0
+"""Pauses are random, up to twice as long each time, from the first to the second of these. Guesses: a process is back
+after a second or two, and what stays away is not to be asked by a whole batch at once."""
+
+
+class Persistence:
+    """Tries calls again."""
+
+    def __init__(self, registry: RegistryFile, courier: Courier, limits: CallLimits, metrics: Metrics) -> None:
+        self._registry = registry
+        self._courier = courier
+        self._limits = limits
+        self._metrics = metrics
+
+    async def deliver(self, exchange: Exchange) -> None:
+        """Bring `exchange` to a reply that is passed on. There is no deadline here: the caller sets it.
+
+        Raises:
+            FaultError: How the last attempt ended; nothing has been sent to the client.
+            TransferBroken: As `Courier.attempt` does.
+            ClientGone: As `Courier.attempt` does.
+        """
+        call = _Tries(self, exchange)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(call.goes_on),
+            wait=wait_random_exponential(multiplier=PAUSE_S, max=PAUSE_MAX_S),
+            before_sleep=functools.partial(self._note, exchange),
+            reraise=True,
+        )
+        await retrying(call.attempt)
+
+    async def attempt(self, exchange: Exchange, move: Move | None) -> None:
+        """Make one attempt, after `move` was decided on; None for the first."""
+        exchange.attempts += 1
+        exchange.entry = await self._entry(exchange, move)
+        await self._courier.attempt(exchange, exchange.entry)
+
+    def decide(self, exchange: Exchange, seconds: float) -> Move:
+        """Return what to do about the last failure, `seconds` after the first."""
+        return next_move(
+            exchange.route.operation,
+            exchange.failures,
+            is_replayable=exchange.body.is_replayable and exchange.reply.status is None,
+            has_time=seconds < self._limits.retry_s,
+        )
+
+    def _note(self, exchange: Exchange, _: RetryCallState) -> None:
+        fault = exchange.failures[-1].fault
+        self._metrics.retried(exchange.route.operation, fault)
+        logger.info(
+            "retry operation=%s env_idx=%d attempts=%d after %s: %s",
+            exchange.route.operation,
+            exchange.route.env_idx,
+            exchange.attempts,
+            fault.header,
+            fault.message,
+        )
+
+    async def _entry(self, exchange: Exchange, move: Move | None) -> RegistryEntry:
+        """Return the env server to ask next."""
+        before, last = exchange.entry, exchange.failures[-1] if exchange.failures else None
+        if move is Move.SAME_ENV and before is not None and last is not None:
+            now = self._registry.snapshot.envs.get(exchange.route.env_idx)
+            if now is None or now.uid != before.uid:
+                raise FaultError(last.fault)  # its successor knows nothing of the episode
+            return now
+        if before is not None and last is not None and last.fault.reason is FaultReason.STALE_EPOCH:
+            return await self._resolve_again(exchange.route, before)
+        return await self._resolve(exchange.route)
+
+    async def _resolve(self, route: Route) -> RegistryEntry:
+        """Return the env server of `route`, waiting for a call's env_idx that nobody has at the moment."""
+        snapshot = self._registry.snapshot
+        if route.env_idx not in snapshot.envs and route.operation is not Operation.PAGE:
+            snapshot = await self._registry.wait_for(lambda now: route.env_idx in now.envs, self._limits.env_wait_s)
+        return find(snapshot, route)
+
+    async def _resolve_again(self, route: Route, stale: RegistryEntry) -> RegistryEntry:
+        """Return the env server that has the env_idx after `stale`, which has it no longer."""
+
+        def has_moved(now: Snapshot) -> bool:
+            entry = now.envs.get(route.env_idx)
+            return entry is not None and entry != stale
+
+        await self._registry.refresh()
+        return find(await self._registry.wait_for(has_moved, self._limits.env_wait_s), route)
+
+
+class _Tries:
+    """The attempts at one call."""
+
+    def __init__(self, persistence: Persistence, exchange: Exchange) -> None:
+        self._persistence = persistence
+        self._exchange = exchange
+        self._move: Move | None = None
+        self._first_failure = 0.0
+
+    async def attempt(self) -> None:
+        await self._persistence.attempt(self._exchange, self._move)
+
+    def goes_on(self, error: BaseException) -> bool:
+        """Note how an attempt failed, and decide."""
+        if not isinstance(error, FaultError):
+            return False
+        now = time.monotonic()
+        failures = self._exchange.failures
+        self._first_failure = self._first_failure if failures else now
+        ending = error.ending if isinstance(error, CallFailed) else Ending.ANSWERED
+        failures.append(Failure(error.fault, ending))
+        self._move = self._persistence.decide(self._exchange, now - self._first_failure)
+        return self._move is not Move.GIVE_UP
