@@ -5,9 +5,10 @@ BIN := .venv/bin
 PACKAGES := scripts/packages-desktop.txt
 PROGRAMS := scripts/packages-programs.txt
 VM := scripts/packages-qemu.txt
+CLUSTER := scripts/packages-cluster.txt
 CODE := contract client envpod guest router operator tests benchmarks
 
-.PHONY: help setup setup-all setup-vm demo test crd lint unit service programs vm chaos long bench clean
+.PHONY: help setup setup-all setup-vm setup-cluster demo test crd lint unit service programs vm cluster chaos long bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -23,6 +24,10 @@ setup-all: setup ## install what the tests need
 setup-vm: setup ## install QEMU and build the virtual machines' image
 	@scripts/setup packages $(VM)
 	@scripts/setup image
+
+setup-cluster: setup ## build the programs of a real control plane
+	@scripts/setup packages $(CLUSTER)
+	@scripts/setup cluster
 
 demo: setup ## two desktops, a router, one real OSWorld task played to its score
 	@$(BIN)/osworld-env demo
@@ -47,6 +52,9 @@ programs: ## real programs (LibreOffice, GIMP, VLC, Chromium) scored by OSWorld
 
 vm: setup-vm ## real virtual machines: fork, revert, and every way to break one
 	$(BIN)/pytest tests/vm
+
+cluster: setup-cluster ## the operator and its resources at a real API server
+	$(BIN)/pytest tests/cluster
 
 chaos: setup ## episodes while parts of the pool are killed: no wrong score, no hung call
 	$(BIN)/pytest tests/chaos

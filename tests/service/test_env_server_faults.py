@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def kill_while(server: ServerProcess, victim: str, path: str, body: Any, phase: 
         targets = desktop_processes(server.pid, VICTIMS[victim])
         assert targets, f"no process of the {victim}"
         for target in targets:
-            target.kill()
+            with suppress(psutil.NoSuchProcess):  # ended with the one before it
+                target.kill()
         return reply.result()
 
 

@@ -24,6 +24,8 @@ from osworld_env.settings import ClientSettings
 from osworld_envpod.desktops.rundir import LONGEST_SOCKET, PREFIX, SOCKET_PATH_MAX
 from osworld_envpod.metrics import EnvMetrics
 from osworld_envpod.settings import EnvServerSettings
+from osworld_operator.metrics import OperatorMetrics
+from osworld_operator.settings import OperatorSettings
 from osworld_router.metrics import Metrics
 from osworld_router.settings import RouterSettings
 from tasks_of import task_config
@@ -104,8 +106,13 @@ def _bounds(metadata: list[Any]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("mark", "model"), [("env-settings", EnvServerSettings), ("router-settings", RouterSettings)]
-)  # fmt: skip
+    ("mark", "model"),
+    [
+        ("env-settings", EnvServerSettings),
+        ("router-settings", RouterSettings),
+        ("operator-settings", OperatorSettings),
+    ],
+)
 def test_settings_are_those_of_the_model(mark: str, model: type[BaseSettings]) -> None:
     fields = model.model_fields.items()
     due = [[f"`{variable(name, field)}`", default_of(field), accepted(field)] for name, field in fields]
@@ -135,7 +142,10 @@ def row_of(metric: MetricWrapperBase) -> tuple[str, str, frozenset[str]]:
     return name, family.type, frozenset(metric._labelnames)
 
 
-@pytest.mark.parametrize(("mark", "owner"), [("env-metrics", EnvMetrics()), ("router-metrics", Metrics())])
+METRICS = [("env-metrics", EnvMetrics()), ("router-metrics", Metrics()), ("operator-metrics", OperatorMetrics())]
+
+
+@pytest.mark.parametrize(("mark", "owner"), METRICS)
 def test_metrics_are_those_of_the_registry(mark: str, owner: object) -> None:
     table = {(codes(row[0])[0], row[1], frozenset(codes(row[2]))) for row in rows(mark)}
     assert table == {row_of(metric) for metric in metrics_of(owner)}
@@ -150,7 +160,7 @@ def test_no_metric_is_hidden_from_the_tables() -> None:
 
 
 def test_no_histogram_has_a_label_of_one_env() -> None:
-    histograms = [metric for owner in (EnvMetrics(), Metrics()) for metric in metrics_of(owner)]
+    histograms = [metric for _, owner in METRICS for metric in metrics_of(owner)]
     labels = {label for metric in histograms if isinstance(metric, Histogram) for label in metric._labelnames}
     assert not labels & {"env_idx", "task", "task_id", "pod", "uid"}
 

@@ -1,0 +1,46 @@
+"""What `decide` may ask for. Each is safe to do twice and to give up halfway: the next round sees what is there."""
+
+from dataclasses import dataclass
+
+from osworld_operator.view import PodView
+
+
+@dataclass(frozen=True)
+class Create:
+    """Make the pod of a free slot."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """Take the env_idx away from a pod."""
+
+    pod: PodView
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Give an env_idx to a pod, under a new epoch."""
+
+    pod: PodView
+    env_idx: int
+    after: PodView | None = None
+    """The pod that has it now and is released first."""
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Ask an env server to take no new episode. It refuses while it is busy."""
+
+    pod: PodView
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete this very pod, and no other of its name."""
+
+    pod: PodView
+
+
+Action = Create | Release | Assign | Drain | Delete

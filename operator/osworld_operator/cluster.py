@@ -1,0 +1,177 @@
+"""All that the operator asks and tells the API server, and nothing else does."""
+
+import logging
+from typing import Any, Final
+
+from osworld_contract.kube_names import (
+    API_GROUP,
+    API_VERSION,
+    KIND,
+    LABEL_ENV_EPOCH,
+    LABEL_ENV_IDX,
+    PLURAL,
+)
+from osworld_operator.api import APPLY_PATCH, MERGE_PATCH, Api
+from osworld_operator.children import env_selector_text
+from osworld_operator.errors import ClusterError, NotFoundError
+from osworld_operator.owner import MANAGER
+from osworld_operator.view import PodView
+
+logger = logging.getLogger(__name__)
+
+PATHS: Final = {
+    "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "Secret": ("/api/v1", "secrets"),
+    "Service": ("/api/v1", "services"),
+    "Deployment": ("/apis/apps/v1", "deployments"),
+    "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles"),
+    "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
+    "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+}
+"""Where the API server keeps each kind of a pool's children."""
+
+EVENT_MESSAGE_MAX_CHARS: Final = 1024
+"""Source: Kubernetes, ``pkg/apis/core/validation``."""
+
+
+class Cluster:
+    """The API server, in the operator's words. Every method may raise `ClusterError`."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def env(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return an OSWorldEnv, or None."""
+        try:
+            found: dict[str, Any] = await self._api.call("GET", _env_path(namespace, name))
+        except NotFoundError:
+            return None
+        return found
+
+    async def reserve_epoch(self, env: dict[str, Any], epoch: int) -> dict[str, Any]:
+        """Write the largest epoch that will be given, and return the OSWorldEnv with it.
+
+        Raises:
+            ConflictError: `env` changed meanwhile: another operator may be at work.
+        """
+        head = env["metadata"]
+        body = {"metadata": {"resourceVersion": head["resourceVersion"]}, "status": {"lastEpoch": epoch}}
+        path = f"{_env_path(head['namespace'], head['name'])}/status"
+        done: dict[str, Any] = await self._api.call("PATCH", path, body, content_type=MERGE_PATCH)
+        return done
+
+    async def write_status(self, env: dict[str, Any], status: dict[str, Any]) -> None:
+        """Replace the status. A field that is left out is removed."""
+        head = env["metadata"]
+        gone = {key: None for key in env.get("status", {}) if key not in status}
+        body = {"metadata": {"resourceVersion": head["resourceVersion"]}, "status": {**gone, **status}}
+        path = f"{_env_path(head['namespace'], head['name'])}/status"
+        await self._api.call("PATCH", path, body, content_type=MERGE_PATCH)
+
+    async def apply(self, manifest: dict[str, Any]) -> None:
+        """Make an object as `manifest` says, whether it is there or not (server-side apply)."""
+        query = {"fieldManager": MANAGER, "force": "true"}
+        await self._api.call("PATCH", _path(manifest), manifest, query, APPLY_PATCH)
+
+    async def create(self, manifest: dict[str, Any]) -> None:
+        """Create an object.
+
+        Raises:
+            ConflictError: It is there already.
+        """
+        await self._api.call("POST", _path(manifest).rpartition("/")[0], manifest, {"fieldManager": MANAGER})
+
+    async def secret(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return a Secret, or None."""
+        try:
+            found: dict[str, Any] = await self._api.call("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        except NotFoundError:
+            return None
+        return found
+
+    async def pods(self, namespace: str, pool: str) -> list[dict[str, Any]]:
+        """Return a pool's env pods as they are now: never from a cache, which may be older than our own writes."""
+        found = await self._api.call(
+            "GET", f"/api/v1/namespaces/{namespace}/pods", query={"labelSelector": env_selector_text(pool)}
+        )
+        return list(found["items"])
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """Return all nodes as they are now: an API server's cache may be older than what a watch has told."""
+        found = await self._api.call("GET", "/api/v1/nodes")
+        return list(found["items"])
+
+    async def create_pod(self, manifest: dict[str, Any]) -> None:
+        """Create an env pod.
+
+        Raises:
+            ConflictError: Its name is taken.
+        """
+        namespace = manifest["metadata"]["namespace"]
+        await self._api.call("POST", f"/api/v1/namespaces/{namespace}/pods", manifest, {"fieldManager": MANAGER})
+
+    async def assign(self, namespace: str, pod: PodView, env_idx: int, epoch: int) -> None:
+        """Give `pod` an env_idx.
+
+        Raises:
+            ConflictError: The pod changed since it was looked at.
+        """
+        await self._label(namespace, pod, {LABEL_ENV_IDX: str(env_idx), LABEL_ENV_EPOCH: str(epoch)})
+
+    async def release(self, namespace: str, pod: PodView) -> None:
+        """Take its env_idx away. As `assign`."""
+        await self._label(namespace, pod, {LABEL_ENV_IDX: None, LABEL_ENV_EPOCH: None})
+
+    async def _label(self, namespace: str, pod: PodView, labels: dict[str, str | None]) -> None:
+        head = {"uid": pod.uid, "resourceVersion": pod.resource_version, "labels": labels}
+        query = {"fieldManager": MANAGER}
+        await self._api.call("PATCH", _pod_path(namespace, pod), {"metadata": head}, query, MERGE_PATCH)
+
+    async def delete_pod(self, namespace: str, pod: PodView) -> None:
+        """Delete `pod` as it was looked at; its grace period lets an episode end.
+
+        Raises:
+            ConflictError: It changed since, or another pod has its name.
+        """
+        preconditions = {"uid": pod.uid, "resourceVersion": pod.resource_version}
+        await self._api.call("DELETE", _pod_path(namespace, pod), {"preconditions": preconditions})
+
+    async def record(self, env: dict[str, Any], reason: str, message: str, now: str, is_warning: bool = False) -> None:
+        """Leave an event at an OSWorldEnv, for ``kubectl describe``. One that cannot be left is logged, no more."""
+        head = env["metadata"]
+        body = {
+            "metadata": {"generateName": f"{head['name']}-", "namespace": head["namespace"]},
+            "involvedObject": {
+                "apiVersion": f"{API_GROUP}/{API_VERSION}",
+                "kind": KIND,
+                "name": head["name"],
+                "namespace": head["namespace"],
+                "uid": head["uid"],
+            },
+            "type": "Warning" if is_warning else "Normal",
+            "reason": reason,
+            "message": message[:EVENT_MESSAGE_MAX_CHARS],
+            "source": {"component": MANAGER},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await self._api.call("POST", f"/api/v1/namespaces/{head['namespace']}/events", body)
+        except ClusterError as error:
+            logger.warning("event %s of %s/%s was lost: %s", reason, head["namespace"], head["name"], error)
+
+
+def _env_path(namespace: str, name: str) -> str:
+    return f"/apis/{API_GROUP}/{API_VERSION}/namespaces/{namespace}/{PLURAL}/{name}"
+
+
+def _pod_path(namespace: str, pod: PodView) -> str:
+    return f"/api/v1/namespaces/{namespace}/pods/{pod.name}"
+
+
+def _path(manifest: dict[str, Any]) -> str:
+    root, plural = PATHS[manifest["kind"]]
+    head = manifest["metadata"]
+    return f"{root}/namespaces/{head['namespace']}/{plural}/{head['name']}"

@@ -1,0 +1,122 @@
+"""What the operator asks env servers: whether they are busy, and to take no more episodes."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+import aiohttp
+
+from osworld_contract.names import ENV_SERVER_PORT
+from osworld_contract.wire import EnvState, Phase
+from osworld_operator.observe import Report
+from osworld_operator.view import PodView
+
+CALL_TIMEOUT_S: Final = 3.0
+"""A guess: both answers come from memory."""
+
+CALLS_MAX: Final = 32
+"""At once, over all pools."""
+
+OFTEN_S: Final = 2.0
+"""Between two questions to an env server on whose answer a decision waits. A guess."""
+
+SELDOM_S: Final = 30.0
+"""Between two questions to any other, for the counts of the status: a thousand idle envs cost 33 calls a second."""
+
+Ask = Callable[[str, str], Awaitable[Report | None]]
+"""Address and token to a report."""
+
+BUSY_PHASES: Final = frozenset({Phase.RESETTING, Phase.RUNNING, Phase.DONE, Phase.EVALUATING})
+
+
+class EnvServers:
+    """Calls to env servers, few at once. The caller closes it."""
+
+    def __init__(self, port: int = ENV_SERVER_PORT) -> None:
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S), trust_env=False)
+        self._limit = asyncio.Semaphore(CALLS_MAX)
+        self._port = port
+
+    async def close(self) -> None:
+        """End all calls."""
+        await self._session.close()
+
+    async def state(self, address: str, token: str) -> Report | None:
+        """Return what an env server is at, or None where it does not say."""
+        return await self._ask("GET", address, "/state", token)
+
+    async def drain(self, address: str, token: str) -> Report | None:
+        """Ask for a drain. A busy one refuses."""
+        return await self._ask("POST", address, "/drain", token)
+
+    async def _ask(self, method: str, address: str, path: str, token: str) -> Report | None:
+        host = f"[{address}]" if ":" in address else address
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
+            async with (
+                self._limit,
+                self._session.request(method, f"http://{host}:{self._port}{path}", headers=headers) as reply,
+            ):
+                if reply.status == HTTPStatus.CONFLICT:
+                    return Report(is_busy=True, is_drained=False)
+                if reply.status != HTTPStatus.OK:
+                    return None
+                state = EnvState.model_validate_json(await reply.read())
+        except (aiohttp.ClientError, OSError, ValueError):
+            return None
+        return Report(is_busy=state.phase in BUSY_PHASES, is_drained=state.is_draining)
+
+
+class Reports:
+    """What the env servers of one pool said last, asked in the background. `tell` is called when that changes."""
+
+    def __init__(self, servers: EnvServers, tasks: asyncio.TaskGroup, tell: Callable[[], None]) -> None:
+        self._servers = servers
+        self._tasks = tasks
+        self._tell = tell
+        self._asked: dict[str, float] = {}
+        self._under_way: set[str] = set()
+        self.known: dict[str, Report] = {}
+        """By the pods' uids."""
+
+    def forget_all_but(self, pods: Iterable[PodView]) -> None:
+        """Drop what is known of pods that are gone."""
+        uids = {pod.uid for pod in pods}
+        self._asked = {uid: when for uid, when in self._asked.items() if uid in uids}
+        self.known = {uid: report for uid, report in self.known.items() if uid in uids}
+
+    def refresh(self, pods: Mapping[PodView, bool], token: str) -> None:
+        """Ask the pods whose last answer is too old. The flag says that a decision waits for the answer."""
+        now = time.monotonic()
+        for pod, is_urgent in pods.items():
+            age_s = now - self._asked.get(pod.uid, 0.0)
+            if pod.address and age_s >= (OFTEN_S if is_urgent else SELDOM_S):
+                self._start(pod, self._servers.state, token)
+
+    def drain(self, pod: PodView, token: str) -> None:
+        """Ask for a drain, unless this pod is being asked or has just refused."""
+        known = self.known.get(pod.uid)
+        has_refused = known is not None and known.is_busy
+        if pod.address and not (has_refused and time.monotonic() - self._asked.get(pod.uid, 0.0) < OFTEN_S):
+            self._start(pod, self._servers.drain, token)
+
+    def _start(self, pod: PodView, ask: Ask, token: str) -> None:
+        if pod.uid in self._under_way:
+            return
+        self._under_way.add(pod.uid)
+        self._tasks.create_task(self._note(pod, ask, token))
+
+    async def _note(self, pod: PodView, ask: Ask, token: str) -> None:
+        try:
+            assert pod.address is not None  # the callers look
+            report = await ask(pod.address, token)
+        finally:
+            self._under_way.discard(pod.uid)
+        self._asked[pod.uid] = time.monotonic()
+        before = self.known.get(pod.uid)
+        if report is not None:
+            self.known[pod.uid] = report
+        if report is not None and report != before:
+            self._tell()

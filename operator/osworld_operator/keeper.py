@@ -1,0 +1,317 @@
+"""Keeps one pool: observe → `decide` → act, round after round. Whatever a round leaves undone, the next one sees.
+
+A round reads the pods from the API server itself, not from a cache: a view older than our own writes is how fleets give
+one number twice. Events only wake it.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from osworld_contract.crd import ConditionReason, OSWorldEnv
+from osworld_contract.kube_names import SECRET_KEY_UPSTREAM_TOKEN, tokens_secret_name
+from osworld_operator.actions import Action, Assign, Create, Delete, Drain, Release
+from osworld_operator.child_settings import ChildSettings
+from osworld_operator.children import applied_children, env_pod, pod_revision, tokens_secret
+from osworld_operator.cluster import Cluster
+from osworld_operator.decide import STUCK_S, decide, is_broken
+from osworld_operator.env_servers import EnvServers, Reports
+from osworld_operator.errors import ClusterError, ConflictError, NotFoundError, RefusedError
+from osworld_operator.metrics import OperatorMetrics
+from osworld_operator.nodes import NodeBook
+from osworld_operator.observe import pool_view
+from osworld_operator.secret_values import secret_value
+from osworld_operator.status import invalid_status, pool_status
+from osworld_operator.view import Hold, NodeState, PodView, PoolView
+
+logger = logging.getLogger(__name__)
+
+RESYNC_S: Final = 30.0
+"""The longest time between two rounds: what no event told is seen then."""
+
+WAITING_S: Final = 2.0
+"""Between two rounds while an env server is awaited that has no event: a drain, an unready pod."""
+
+APPLY_AGAIN_S: Final = 300.0
+"""Between two applications of the router and what is around it, without a change of the spec: somebody may have edited
+them."""
+
+GAP_S: Final = 0.05
+GAP_PER_POD_S: Final = 0.001
+"""The shortest time between two rounds, and per pod: a thousand pods that start are not a thousand rounds."""
+
+RETRY_FIRST_S: Final = 0.5
+RETRY_MAX_S: Final = 15.0
+"""After a round that failed: doubled from the first to the last."""
+
+WRITES_MAX: Final = 20
+"""Calls that change something, at once."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What all keepers share."""
+
+    cluster: Cluster
+    servers: EnvServers
+    nodes: NodeBook
+    children: ChildSettings
+    metrics: OperatorMetrics
+
+
+class PoolKeeper:
+    """The rounds over one pool."""
+
+    def __init__(self, namespace: str, name: str, tools: Tools) -> None:
+        self.namespace = namespace
+        self.name = name
+        self.last_round_s = time.monotonic()
+        """When a round ended last, well or not, on the monotonic clock."""
+        self._tools = tools
+        self._woken = asyncio.Event()
+        self._applied: tuple[int, float] | None = None
+        self._token: str | None = None
+        self._refusals: dict[str, Hold] = {}
+        """What the API server said against pods and other children."""
+        self._reports: Reports | None = None
+
+    def wake(self) -> None:
+        """Begin a round soon."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Keep the pool until its OSWorldEnv is gone."""
+        retry_s = RETRY_FIRST_S
+        async with asyncio.TaskGroup() as tasks:
+            self._reports = Reports(self._tools.servers, tasks, self.wake)
+            while True:
+                self._woken.clear()
+                began = time.monotonic()
+                result = "failed"
+                try:
+                    wait_s = await self._round()
+                    result, retry_s = "ok", RETRY_FIRST_S
+                except ConflictError as error:
+                    logger.info("pool %s/%s: looking again: %s", self.namespace, self.name, error)
+                    result, wait_s = "conflict", 0.0
+                except ClusterError as error:
+                    logger.warning("pool %s/%s: again in %g s: %s", self.namespace, self.name, retry_s, error)
+                    wait_s, retry_s = retry_s, min(retry_s * 2, RETRY_MAX_S)
+                self.last_round_s = time.monotonic()
+                labels = (self.namespace, self.name, result)
+                self._tools.metrics.reconcile_seconds.labels(*labels).observe(self.last_round_s - began)
+                if wait_s is None:
+                    break
+                await self._sleep(wait_s)
+        self._tools.metrics.forget(self.namespace, self.name)
+        logger.info("pool %s/%s: gone", self.namespace, self.name)
+
+    async def _sleep(self, wait_s: float) -> None:
+        known = len(self._reports.known) if self._reports else 0
+        await asyncio.sleep(GAP_S + GAP_PER_POD_S * known)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+    async def _round(self) -> float | None:
+        """Return how long to wait for an event before the next round, or None where the pool is gone."""
+        cluster, tools = self._tools.cluster, self._tools
+        found = await cluster.env(self.namespace, self.name)
+        if found is None or "deletionTimestamp" in found["metadata"]:
+            return None if found is None else WAITING_S
+        try:
+            env = OSWorldEnv.model_validate(found)
+        except ValidationError as error:
+            await self._say_invalid(found, error)
+            return RESYNC_S
+        await tools.nodes.refresh()
+        await self._apply(env)
+        pods = [pod for pod in await cluster.pods(self.namespace, self.name) if _owner_uid(pod) == env.metadata.uid]
+        revision = pod_revision(env, tools.children)
+        assert self._reports is not None  # made before the first round
+        view = pool_view(env, revision, pods, tools.nodes.states, self._reports.known, time.time())
+        actions = decide(view)
+        found = await self._act(found, env, actions)
+        await self._write_status(found, view, actions)
+        return self._ask(view, actions)
+
+    async def _apply(self, env: OSWorldEnv) -> None:
+        """Make tokens, router and policies as they should be, after a change of the spec and now and then."""
+        generation, now = env.metadata.generation, time.monotonic()
+        if self._applied and self._applied[0] == generation and now - self._applied[1] < APPLY_AGAIN_S:
+            return
+        self._token = await self._upstream_token(env)
+        self._refusals.pop("children", None)
+        for manifest in applied_children(env, self._tools.children):
+            try:
+                await self._tools.cluster.apply(manifest)
+            except RefusedError as error:  # a Service that is refused keeps no pod from its work
+                named = f"{manifest['kind']} {manifest['metadata']['name']}: {error.message}"
+                self._refusals["children"] = Hold(ConditionReason.POD_REFUSED, named)
+        self._applied = (generation, now)
+
+    async def _upstream_token(self, env: OSWorldEnv) -> str:
+        """Return what env servers ask for; make it with the pool's first round."""
+        name = tokens_secret_name(env.metadata.name)
+        found = await self._tools.cluster.secret(self.namespace, name)
+        if found is None:
+            try:
+                await self._tools.cluster.create(
+                    tokens_secret(env, secrets.token_urlsafe(32), secrets.token_urlsafe(32))
+                )
+            except ConflictError:
+                logger.info("pool %s/%s: somebody else made the tokens", self.namespace, self.name)
+            found = await self._tools.cluster.secret(self.namespace, name)
+        if found is None:
+            raise NotFoundError(f"the Secret {name} is gone")
+        return secret_value(found, SECRET_KEY_UPSTREAM_TOKEN)
+
+    async def _act(self, found: dict[str, Any], env: OSWorldEnv, actions: Sequence[Action]) -> dict[str, Any]:
+        """Do `actions`, and return the OSWorldEnv as it is then. Moves first; one that fails keeps no other waiting."""
+        moves = [action for action in actions if isinstance(action, Assign)]
+        if moves:
+            # First the number, then its use: after a crash between the two it is skipped, never given twice.
+            epoch = env.status.last_epoch
+            found = await self._tools.cluster.reserve_epoch(found, epoch + len(moves))
+            await self._all(self._move(found, move, epoch + 1 + n) for n, move in enumerate(moves))
+        await self._all(self._done(action, self._release(action)) for action in actions if isinstance(action, Release))
+        await self._all(self._done(action, self._delete(action)) for action in actions if isinstance(action, Delete))
+        creates = [action for action in actions if isinstance(action, Create)]
+        if creates:
+            self._refusals.pop("pods", None)
+            await self._all(self._done(action, self._create(env, action)) for action in creates)
+        for action in actions:
+            if isinstance(action, Drain) and self._token and self._reports:
+                self._reports.drain(action.pod, self._token)
+        return found
+
+    async def _all(self, calls: Any) -> None:
+        """Await all calls, few at once."""
+        limit = asyncio.Semaphore(WRITES_MAX)
+
+        async def limited(call: Any) -> None:
+            async with limit:
+                await call
+
+        async with asyncio.TaskGroup() as tasks:
+            for call in calls:
+                tasks.create_task(limited(call))
+
+    async def _done(self, action: Action, call: Any) -> bool:
+        """Await `call`, count it, and return whether it came through. What did not is for the next round."""
+        result = "failed"
+        try:
+            await call
+            result = "ok"
+        except NotFoundError:
+            result = "gone"
+        except ConflictError:
+            result = "conflict"
+        except ClusterError as error:
+            logger.warning("pool %s/%s: %s: %s", self.namespace, self.name, type(action).__name__.lower(), error)
+        self._tools.metrics.actions.labels(self.namespace, self.name, type(action).__name__.lower(), result).inc()
+        if result != "ok":
+            self.wake()
+        return result == "ok"
+
+    async def _move(self, found: dict[str, Any], move: Assign, epoch: int) -> None:
+        """Give a number to a pod, once the one that has it has lost it: a router sees either or none, never both."""
+        cluster, old = self._tools.cluster, move.after
+        if old is not None and not await self._done(Release(old), self._release(Release(old))):
+            return
+        if await self._done(move, cluster.assign(self.namespace, move.pod, move.env_idx, epoch)) and old is not None:
+            message = f"env {move.env_idx}: {old.name} → {move.pod.name}, for {_why(old)}"
+            logger.info("pool %s/%s: %s", self.namespace, self.name, message)
+            await cluster.record(found, "EnvMoved", message, _now())
+
+    async def _release(self, action: Release) -> None:
+        await self._tools.cluster.release(self.namespace, action.pod)
+
+    async def _delete(self, action: Delete) -> None:
+        await self._tools.cluster.delete_pod(self.namespace, action.pod)
+
+    async def _create(self, env: OSWorldEnv, action: Create) -> None:
+        try:
+            await self._tools.cluster.create_pod(env_pod(env, self._tools.children, action.slot))
+        except RefusedError as error:
+            self._refusals["pods"] = Hold(ConditionReason.POD_REFUSED, error.message)
+            raise
+
+    async def _write_status(self, found: dict[str, Any], view: PoolView, actions: Sequence[Action]) -> None:
+        env = OSWorldEnv.model_validate(found)
+        status = pool_status(env, view, actions, next(iter(self._refusals.values()), None), _now())
+        gauge = self._tools.metrics.pool_envs
+        for state in ("desired", "ready", "busy", "spare", "faulted", "updated"):
+            gauge.labels(self.namespace, self.name, state).set(getattr(status, state))
+        if status == env.status:
+            return
+        before = {item.type: (item.status, item.reason) for item in env.status.conditions}
+        await self._tools.cluster.write_status(found, status.model_dump(by_alias=True, exclude_none=True, mode="json"))
+        for item in status.conditions:
+            if item.type == "Degraded" and before.get(item.type, ("False", "")) != (item.status, item.reason):
+                is_warning = item.status == "True"
+                if is_warning or item.type in before:
+                    await self._tools.cluster.record(
+                        found, item.reason, item.message or "as expected", _now(), is_warning
+                    )
+
+    async def _say_invalid(self, found: dict[str, Any], error: ValidationError) -> None:
+        logger.warning("pool %s/%s: not understood: %s", self.namespace, self.name, error)
+        before = found.get("status", {})
+        status = invalid_status(before, found["metadata"]["generation"], str(error), _now())
+        if status != before:
+            await self._tools.cluster.write_status(found, status)
+
+    def _ask(self, view: PoolView, actions: Sequence[Action]) -> float:
+        """Ask env servers what they are at. Return how long the next round may wait."""
+        drained = {action.pod.uid for action in actions if isinstance(action, Drain)}
+        urgent = {pod: _awaits_answer(pod, view) or pod.uid in drained for pod in view.pods if _can_answer(pod)}
+        assert self._reports is not None and self._token is not None  # both made before
+        self._reports.forget_all_but(view.pods)
+        self._reports.refresh(
+            {pod: is_urgent for pod, is_urgent in urgent.items() if pod.uid not in drained}, self._token
+        )
+        stuck_in_s = [
+            STUCK_S - pod.unready_s for pod in view.pods if pod.unready_s is not None and pod.unready_s < STUCK_S
+        ]
+        return min(WAITING_S if any(urgent.values()) else RESYNC_S, *(max(s, GAP_S) for s in stuck_in_s), RESYNC_S)
+
+
+def _can_answer(pod: PodView) -> bool:
+    return pod.address is not None and not pod.is_down and not pod.is_drained and pod.node is not NodeState.LOST
+
+
+def _awaits_answer(pod: PodView, view: PoolView) -> bool:
+    """Return whether a decision depends on what this pod is at."""
+    is_outdated = pod.revision != view.revision
+    is_high = pod.env_idx is not None and pod.env_idx >= view.replicas
+    is_odd = pod.unready_s is not None or pod.is_terminating or pod.node is NodeState.LEAVING
+    return is_outdated or is_high or is_odd
+
+
+def _why(pod: PodView) -> str:
+    if pod.node is NodeState.LOST:
+        return f"node {pod.node_name} is out of reach"
+    if pod.is_down:
+        return "its env server went down"
+    if pod.is_drained:
+        return "it takes no more episodes"
+    return "it was not ready for long" if is_broken(pod) else "it was asked for"
+
+
+def _owner_uid(pod: dict[str, Any]) -> str | None:
+    owners = pod["metadata"].get("ownerReferences", ())
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

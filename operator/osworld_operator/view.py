@@ -1,0 +1,85 @@
+"""A pool at one moment, as far as decisions need it. Pure data; `observe` makes it from what the API server says."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from osworld_contract.crd import ConditionReason, UpdateStrategy
+
+
+class NodeState(StrEnum):
+    """What a pod's node means for it."""
+
+    NONE = "none"
+    """The pod has no node yet."""
+    SOUND = "sound"
+    LEAVING = "leaving"
+    """Cordoned, or about to be taken away: episodes end there, none begins."""
+    LOST = "lost"
+    """Unreachable or gone: what runs there cannot be reached and may still run."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What keeps a pod from coming up, which waiting alone does not change."""
+
+    reason: ConditionReason
+    message: str
+
+
+@dataclass(frozen=True)
+class PodView:
+    """One env pod."""
+
+    name: str
+    slot: int
+    uid: str
+    resource_version: str
+    created_s: float
+    """Unix time."""
+    revision: str = ""
+    env_idx: int | None = None
+    epoch: int = 0
+    is_ready: bool = False
+    is_down: bool = False
+    """Its env server ran once and does not run now, or the pod has ended."""
+    is_failed: bool = False
+    """The pod has ended and will never run again."""
+    unready_s: float | None = None
+    """For how long it has not been ready, where it was ready before."""
+    is_terminating: bool = False
+    is_busy: bool | None = None
+    """In the middle of an episode. None: not asked, or no answer."""
+    is_drained: bool = False
+    """Its env server takes no episode any more."""
+    node: NodeState = NodeState.SOUND
+    node_name: str | None = None
+    hold: Hold | None = None
+    address: str | None = None
+    """IP address of the pod."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it serves, or will."""
+        return not (self.is_terminating or self.is_failed or self.is_drained or self.node is NodeState.LOST)
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """All env pods of a pool, and what its spec asks for."""
+
+    replicas: int
+    spares: int
+    revision: str
+    """Of pods made from the present spec."""
+    strategy: UpdateStrategy = UpdateStrategy.WHEN_IDLE
+    max_unavailable: int = 1
+    pods: tuple[PodView, ...] = field(default=())
+
+    @property
+    def holders(self) -> dict[int, PodView]:
+        """Return the pod of each env_idx: of several, the one with the highest epoch."""
+        found: dict[int, PodView] = {}
+        for pod in sorted(self.pods, key=lambda pod: pod.epoch):
+            if pod.env_idx is not None:
+                found[pod.env_idx] = pod
+        return found

@@ -1,0 +1,145 @@
+"""What the operator reads out of pods and nodes, in the words in which Kubernetes writes them."""
+
+from typing import Any
+
+import pytest
+
+from osworld_contract.crd import ConditionReason
+from osworld_operator.observe import Report, node_state, pod_view
+from osworld_operator.view import NodeState, PodView
+
+NOW_S = 1_800_000_000.0
+BEGAN = "2027-01-15T07:59:00Z"
+LATER = "2027-01-15T07:59:40Z"
+RUNNING = {"running": {"startedAt": BEGAN}}
+ENDED = {"terminated": {"exitCode": 137}}
+KVM = "osworld.dev/kvm"
+
+
+def pod(labels: dict[str, str] | None = None, **status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "desks-3",
+            "uid": "u3",
+            "resourceVersion": "7",
+            "creationTimestamp": BEGAN,
+            "labels": {"osworld.dev/slot": "3", **(labels or {})},
+        },
+        "spec": {"nodeName": "n0"},
+        "status": {"phase": "Running", "startTime": BEGAN, **status},
+    }
+
+
+def seen(given: dict[str, Any], report: Report | None = None) -> PodView:
+    found = pod_view(given, {"n0": NodeState.SOUND}, report, KVM, NOW_S)
+    assert found is not None
+    return found
+
+
+def ready(status: str, since: str) -> list[dict[str, str]]:
+    return [{"type": "Ready", "status": status, "lastTransitionTime": since}]
+
+
+def server(state: dict[str, Any], last: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    return [{"name": "server", "state": state, "lastState": last or {}}]
+
+
+def test_a_pod_without_our_slot_is_none_of_ours() -> None:
+    given = pod()
+    given["metadata"]["labels"] = {}
+    assert pod_view(given, {}, None, KVM, NOW_S) is None
+
+
+def test_numbers_come_from_labels() -> None:
+    found = seen(pod({"osworld.dev/env-idx": "12", "osworld.dev/env-epoch": "40"}))
+    assert (found.slot, found.env_idx, found.epoch) == (3, 12, 40)
+
+
+def test_a_pod_is_busy_or_drained_as_its_env_server_says() -> None:
+    assert seen(pod()).is_busy is None
+    found = seen(pod(), Report(is_busy=True, is_drained=True))
+    assert (found.is_busy, found.is_drained) == (True, True)
+
+
+def test_a_pod_that_was_never_ready_is_not_counted_as_stuck() -> None:
+    assert seen(pod(conditions=ready("False", BEGAN))).unready_s is None
+    assert seen(pod(conditions=ready("False", LATER))).unready_s == 20
+
+
+@pytest.mark.parametrize(
+    ("statuses", "is_down"),
+    [
+        (server(RUNNING), False),
+        (server({"waiting": {"reason": "ContainerCreating"}}), False),
+        (server(ENDED), True),
+        (server({"waiting": {"reason": "CrashLoopBackOff"}}, ENDED), True),
+        (server(RUNNING, ENDED), False),
+        ([{"name": "desktop", "state": ENDED}], False),
+    ],
+)
+def test_a_server_that_ran_and_does_not_is_down(statuses: list[dict[str, Any]], is_down: bool) -> None:
+    assert seen(pod(containerStatuses=statuses)).is_down is is_down
+
+
+@pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
+def test_a_pod_that_has_ended_is_failed(phase: str) -> None:
+    found = seen(pod(phase=phase))
+    assert found.is_failed and found.is_down and not found.is_alive
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("0/2 nodes are available: 2 Insufficient osworld.dev/kvm.", ConditionReason.NO_KVM_DEVICE),
+        ("0/2 nodes are available: 2 Insufficient memory.", ConditionReason.INSUFFICIENT_MEMORY),
+        ("0/2 nodes are available: 2 Insufficient cpu.", ConditionReason.INSUFFICIENT_CPU),
+        ("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity.", ConditionReason.UNSCHEDULABLE),
+    ],
+)
+def test_what_the_scheduler_says_becomes_a_reason(message: str, reason: ConditionReason) -> None:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    hold = seen(pod(conditions=[condition])).hold
+    assert hold is not None and (hold.reason, hold.message) == (reason, message)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "message", "reason"),
+    [
+        ("ImagePullBackOff", 'Back-off pulling image "a:1"', ConditionReason.IMAGE_NOT_FOUND),
+        ("CreateContainerConfigError", 'secret "desks-tokens" not found', ConditionReason.SECRET_NOT_FOUND),
+        ("CreateContainerConfigError", "container has runAsNonRoot", ConditionReason.POD_REFUSED),
+        ("CrashLoopBackOff", "back-off 10s", ConditionReason.PODS_FAILING),
+    ],
+)
+def test_what_a_container_waits_for_becomes_a_reason(waiting: str, message: str, reason: ConditionReason) -> None:
+    hold = seen(pod(containerStatuses=server({"waiting": {"reason": waiting, "message": message}}))).hold
+    assert hold is not None and hold.reason is reason and message in hold.message
+
+
+def node(ready: str = "True", taints: tuple[str, ...] = (), **spec: Any) -> dict[str, Any]:
+    return {
+        "spec": {"taints": [{"key": key} for key in taints], **spec},
+        "status": {"conditions": [{"type": "Ready", "status": ready}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "state"),
+    [
+        (node(), NodeState.SOUND),
+        (node("Unknown"), NodeState.LOST),
+        (node("False"), NodeState.LOST),
+        (node(taints=("node.kubernetes.io/unreachable",)), NodeState.LOST),
+        (node(unschedulable=True), NodeState.LEAVING),
+        (node(taints=("aws-node-termination-handler/spot-itn",)), NodeState.LEAVING),
+        (node(taints=("example.com/mine",)), NodeState.SOUND),
+        (node(taints=("node.kubernetes.io/memory-pressure",)), NodeState.SOUND),
+    ],
+)
+def test_what_a_node_means_for_its_pods(given: dict[str, Any], state: NodeState) -> None:
+    assert node_state(given) is state
+
+
+def test_a_node_that_is_not_known_is_lost() -> None:
+    found = pod_view(pod(), {}, None, KVM, NOW_S)
+    assert found is not None and found.node is NodeState.LOST
