@@ -41,15 +41,15 @@ class Api(AbstractAsyncContextManager["Api"]):
         """
         settings = client.Configuration()
         try:
-            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]  # the library has no types here
+            config.load_incluster_config(client_configuration=settings)
         except config.ConfigException:
-            await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]  # as above
+            await config.load_kube_config(client_configuration=settings)
         return cls(settings)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.close()  # type: ignore[no-untyped-call]  # as above
+        await self._client.close()
 
     async def call(
         self,
@@ -76,7 +76,7 @@ class Api(AbstractAsyncContextManager["Api"]):
                     auth_settings=["BearerToken"],
                 )
                 response = await self._client.call_api(*request, _request_timeout=CALL_TIMEOUT_S)
-                data = await response.read()  # type: ignore[no-untyped-call]  # as above
+                data = await response.read()
         except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
             raise UnavailableError(f"{method} {path}: {error or type(error).__name__}") from error
         if response.status >= 400:

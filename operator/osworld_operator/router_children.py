@@ -94,6 +94,8 @@ def router_variables(env: OSWorldEnv, settings: ChildSettings) -> list[dict[str,
         "OSWORLD_ROUTER_HOST": "0.0.0.0",  # noqa: S104 - the pod's own address, guarded by the token
         "OSWORLD_ROUTER_PORT": str(ROUTER_PORT),
         "OSWORLD_ROUTER_STOP_TIMEOUT_S": str(STOP_S),
+        "OSWORLD_ROUTER_POOL": pool,
+        "OSWORLD_ROUTER_NAMESPACE": env.metadata.namespace,
         "OSWORLD_LOG_LEVEL": settings.log_level,
     }
     own = env.spec.router.auth.secret_ref

@@ -33,6 +33,8 @@ def main() -> None:
     set_up_logging(settings.log_level, settings.secrets)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A traceback for every call that the API server does not answer; `osworld_router.pods` says each reason once.
+    logging.getLogger("kubernetes.informer.informer").setLevel(logging.CRITICAL)
     try:
         _run(settings)
     except StartError as error:
@@ -40,8 +42,8 @@ def main() -> None:
 
 
 def _run(settings: RouterSettings) -> None:
-    folder = settings.registry_file.absolute().parent
-    if not folder.is_dir():
+    if settings.registry_file is not None and not settings.registry_file.absolute().parent.is_dir():
+        folder = settings.registry_file.absolute().parent
         raise StartError(f"the folder {folder} of OSWORLD_REGISTRY_FILE is not there")
     with bind(settings) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, listener))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from osworld_contract.registry import RegistryEntry
 from osworld_contract.wire import HealthReply
 from osworld_router.metrics import Metrics
-from osworld_router.registry import RegistryFile
+from osworld_router.snapshots import LiveRegistry
 from osworld_router.upstream import Upstream
 
 ASK_TIMEOUT_S: Final = 1.0
@@ -49,7 +49,7 @@ class PoolHealth(HealthReply):
 class HealthBoard:
     """Answers ``/health`` and keeps the metric of envs by state."""
 
-    def __init__(self, registry: RegistryFile, upstream: Upstream, metrics: Metrics) -> None:
+    def __init__(self, registry: LiveRegistry, upstream: Upstream, metrics: Metrics) -> None:
         self._registry = registry
         self._upstream = upstream
         self._metrics = metrics

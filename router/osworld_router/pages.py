@@ -11,8 +11,8 @@ from osworld_contract.wire import EnvEntry, EnvsReply
 from osworld_router.health import HealthBoard
 from osworld_router.metrics import CONTENT_TYPE, Metrics
 from osworld_router.openapi import document
-from osworld_router.registry import RegistryFile
 from osworld_router.reply import JSON, Reply
+from osworld_router.snapshots import LiveRegistry
 
 Page = Callable[[Reply], Awaitable[None]]
 
@@ -26,7 +26,7 @@ class Liveness(BaseModel):
 class Pages:
     """Answers the router's own pages; `by_path` has them all."""
 
-    def __init__(self, registry: RegistryFile, health: HealthBoard, metrics: Metrics) -> None:
+    def __init__(self, registry: LiveRegistry, health: HealthBoard, metrics: Metrics) -> None:
         self._registry = registry
         self._health = health
         self._metrics = metrics

@@ -13,8 +13,8 @@ from osworld_router.courier import CallFailed, Courier
 from osworld_router.exchange import CallLimits, Exchange
 from osworld_router.metrics import Metrics
 from osworld_router.policy import Ending, Failure, Move, next_move
-from osworld_router.registry import RegistryFile
 from osworld_router.resolve import Operation, Route, Snapshot, find
+from osworld_router.snapshots import LiveRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ after a second or two, and what stays away is not to be asked by a whole batch a
 class Persistence:
     """Tries calls again."""
 
-    def __init__(self, registry: RegistryFile, courier: Courier, limits: CallLimits, metrics: Metrics) -> None:
+    def __init__(self, registry: LiveRegistry, courier: Courier, limits: CallLimits, metrics: Metrics) -> None:
         self._registry = registry
         self._courier = courier
         self._limits = limits

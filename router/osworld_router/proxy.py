@@ -14,10 +14,10 @@ from osworld_router.exchange import CallLimits, Exchange
 from osworld_router.headers import idempotency_headers
 from osworld_router.metrics import BROKEN, CLIENT_GONE, Metrics
 from osworld_router.persistence import Persistence
-from osworld_router.registry import RegistryFile
 from osworld_router.reply import Reply, ends_v1_episode
 from osworld_router.resolve import Operation, Request, Route
 from osworld_router.scores import Scores
+from osworld_router.snapshots import LiveRegistry
 from osworld_router.upstream import Upstream
 from osworld_router.vigil import Vigil
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Proxy:
     """Passes calls to env servers."""
 
-    def __init__(self, registry: RegistryFile, upstream: Upstream, limits: CallLimits, metrics: Metrics) -> None:
+    def __init__(self, registry: LiveRegistry, upstream: Upstream, limits: CallLimits, metrics: Metrics) -> None:
         self._persistence = Persistence(registry, Courier(upstream, metrics), limits, metrics)
         self._limits = limits
         self._metrics = metrics

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 from watchfiles import Change, awatch
 
 from osworld_contract.registry import Registry, read_registry
-from osworld_router.resolve import Snapshot
+from osworld_router.snapshots import LiveRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -22,20 +21,14 @@ REREAD_MS: Final = 2000
 replaced (a mounted ConfigMap) sends none to a watch of the old one."""
 
 
-class RegistryFile:
+class RegistryFile(LiveRegistry):
     """The registry of a pool as `path` has it. A file that is missing or wrong leaves the last good state."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path.absolute()
-        self._snapshot = Snapshot()
         self._registry: Registry | None = None
         self._complaint = ""
-        self._changed = asyncio.Event()
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The registry now."""
-        return self._snapshot
 
     async def refresh(self) -> None:
         """Read the file now and take over what it says; log once why it cannot be taken over."""
@@ -66,29 +59,15 @@ class RegistryFile:
         async for _ in changes:
             await self.refresh()
 
-    async def wait_for(self, is_met: Callable[[Snapshot], bool], timeout_s: float) -> Snapshot:
-        """Return the first snapshot that `is_met`, or the last one seen after `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not is_met(self._snapshot):
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
-        return self._snapshot
-
     def _is_about_the_file(self, _change: Change, changed: str) -> bool:
         return Path(changed).name in (self._path.name, "..data")
 
     def _take_over(self, registry: Registry) -> None:
         if registry == self._registry:
             return
-        envs = {entry.env_idx: entry for entry in registry.envs}
-        known_envs = max(self._snapshot.known_envs, *(idx + 1 for idx in envs), 0)
         self._registry = registry
-        self._snapshot = Snapshot(registry.pool, envs, known_envs, is_loaded=True)
-        logger.info("registry: pool=%s envs=%d file=%s", registry.pool, len(envs), self._path)
-        self._changed.set()
-        self._changed = asyncio.Event()
+        logger.info("registry: pool=%s envs=%d file=%s", registry.pool, len(registry.envs), self._path)
+        self._publish(registry.pool, {entry.env_idx: entry for entry in registry.envs})
 
     def _complain(self, complaint: str) -> None:
         if complaint != self._complaint:

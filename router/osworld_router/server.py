@@ -23,6 +23,7 @@ from osworld_router.pages import Pages
 from osworld_router.proxy import Proxy
 from osworld_router.registry import RegistryFile
 from osworld_router.settings import MIB_BYTES, RouterSettings
+from osworld_router.snapshots import LiveRegistry
 from osworld_router.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def bind(settings: RouterSettings) -> socket.socket:
 
 async def serve(settings: RouterSettings, listener: socket.socket) -> None:
     """Serve on `listener` until this process is told to stop, and close it."""
-    registry = RegistryFile(settings.registry_file)
+    registry = _registry(settings)
     await registry.refresh()
     metrics = Metrics()
     upstream_token = settings.upstream_token.get_secret_value() if settings.upstream_token else None
@@ -74,6 +75,16 @@ async def serve(settings: RouterSettings, listener: socket.socket) -> None:
         await _serve_app(app, proxy, listener, settings.router_stop_timeout_s)
         watch.cancel()
     logger.info("router stopped")
+
+
+def _registry(settings: RouterSettings) -> LiveRegistry:
+    if settings.router_pool is None:
+        assert settings.registry_file is not None  # one of the two is there
+        return RegistryFile(settings.registry_file)
+    # Imported here only: the client library takes some 40 MB, which a router beside a file need not have.
+    from osworld_router.pods import PodRegistry  # noqa: PLC0415
+
+    return PodRegistry(settings.router_namespace, settings.router_pool)
 
 
 async def _serve_app(app: App, proxy: Proxy, listener: socket.socket, stop_timeout_s: int) -> None:

@@ -29,8 +29,12 @@ class RouterSettings(BaseSettings):
     """Address to listen on. Loopback by default: nothing is offered to a network that was not asked for."""
     router_port: int = Field(default=ROUTER_PORT, ge=0, le=65535)
     """Port to listen on; 0 takes a free one, which the log names."""
-    registry_file: Path
+    registry_file: Path | None = None
     """The registry that `osworld-env up` writes. It may come later; its folder must be there."""
+    router_pool: str | None = None
+    """In a cluster, in place of a file: the OSWorldEnv whose pods are watched. Set by the operator."""
+    router_namespace: str = "default"
+    """The namespace of that pool."""
     token: SecretStr | None = None
     """What clients must show, as bearer or as the password of HTTP Basic. None: everybody is let in."""
     upstream_token: SecretStr | None = None
@@ -98,7 +102,8 @@ def load_settings(overrides: Mapping[str, str | bool]) -> RouterSettings:
     """Return the settings, with those of the command line over those of the environment.
 
     Raises:
-        SettingsError: A value is missing or wrong, or the router would be open to a network without a token.
+        SettingsError: A value is missing or wrong, there is no registry or are two, or the router would be open to a
+            network without a token.
     """
     try:
         settings = RouterSettings(**overrides)  # type: ignore[arg-type]  # parsed by the model, as all its input is
@@ -106,6 +111,8 @@ def load_settings(overrides: Mapping[str, str | bool]) -> RouterSettings:
         raise SettingsError(describe(error, {})) from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{ENV_FILE}: not a text file in UTF-8") from error
+    if (settings.registry_file is None) == (settings.router_pool is None):
+        raise SettingsError("OSWORLD_REGISTRY_FILE: set this, or OSWORLD_ROUTER_POOL in a cluster, and not both")
     if not settings.is_loopback and settings.token is None and not settings.insecure:
         raise SettingsError(
             f"OSWORLD_ROUTER_HOST: {settings.router_host} can be reached from other machines: "

@@ -186,7 +186,11 @@ def watched(plane: ControlPlane, pool: Pool) -> Iterator[Watcher]:
                 if stop.is_set():
                     return
 
-    thread = threading.Thread(target=follow, daemon=True)
+    def until_the_end() -> None:
+        with contextlib.suppress(httpx.TransportError):  # the API server may end first
+            follow()
+
+    thread = threading.Thread(target=until_the_end, daemon=True)
     thread.start()
     yield seen
     stop.set()

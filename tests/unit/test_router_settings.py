@@ -99,3 +99,11 @@ def test_a_dotenv_that_is_no_text_is_a_sentence() -> None:
 def test_secrets_do_not_show_in_the_object() -> None:
     settings: RouterSettings = load_settings({"token": "s3cret", "upstream_token": "s3cret"})
     assert "s3cret" not in repr(settings)
+
+
+def test_there_is_one_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "and not both" in complaint(monkeypatch, OSWORLD_ROUTER_POOL="desks")
+    monkeypatch.delenv("OSWORLD_REGISTRY_FILE")
+    assert load_settings({}).router_pool == "desks"
+    monkeypatch.delenv("OSWORLD_ROUTER_POOL")
+    assert complaint(monkeypatch).startswith("OSWORLD_REGISTRY_FILE: ")

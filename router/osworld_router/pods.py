@@ -1,0 +1,185 @@
+"""The registry in a cluster: the labels of a pool's pods, watched. The router asks for nothing else.
+
+The watch is the client library's informer, in a thread of its own: it lists, follows, resumes and lists again. While
+the API server is away the last state stays in use.
+"""
+
+import asyncio
+import functools
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from kubernetes import client, config
+from kubernetes.informer import ADDED, DELETED, ERROR, MODIFIED, SharedInformer
+
+from osworld_contract.kube_names import (
+    COMPONENT_ENV,
+    LABEL_COMPONENT,
+    LABEL_ENV_EPOCH,
+    LABEL_ENV_IDX,
+    LABEL_POOL,
+)
+from osworld_contract.names import ENV_SERVER_PORT
+from osworld_contract.registry import RegistryEntry
+from osworld_router.errors import StartError
+from osworld_router.snapshots import LiveRegistry
+
+logger = logging.getLogger(__name__)
+
+WATCH_S: Final = 60
+"""The API server ends a watch after that, and the informer goes on from where it was."""
+
+SILENCE_S: Final = 75.0
+"""A connection that is silent for longer has stalled: its node lost power, say."""
+
+CONNECT_S: Final = 5.0
+PAUSE_S: Final = 1.0
+"""After a call that failed: the informer itself makes the next at once."""
+
+ENDED_PHASES: Final = frozenset({"Failed", "Succeeded"})
+
+
+class PodRegistry(LiveRegistry):
+    """The env_idx of a pool as its pods' labels have them."""
+
+    def __init__(self, namespace: str, pool: str) -> None:
+        super().__init__()
+        self._pool = pool
+        self._namespace = namespace
+        self._stop = threading.Event()
+        self._entries: dict[str, RegistryEntry] = {}
+        self._complaint = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_listed = False
+
+    async def refresh(self) -> None:
+        """Nothing to do: every change is told."""
+
+    async def watch(self) -> None:
+        """Follow the pods until cancelled.
+
+        Raises:
+            StartError: This process is in no cluster and has no kubeconfig.
+        """
+        self._loop = asyncio.get_running_loop()
+        informer = SharedInformer(
+            self._patient(_pods_api().list_namespaced_pod),
+            namespace=self._namespace,
+            label_selector=f"{LABEL_POOL}={self._pool},{LABEL_COMPONENT}={COMPONENT_ENV}",
+        )
+        for kind in (ADDED, MODIFIED):
+            informer.add_event_handler(kind, self._see)
+        informer.add_event_handler(DELETED, self._miss)
+        informer.add_event_handler(ERROR, self._complain)
+        informer.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            # Not joined: its thread may sit in a read while the API server is silent, and ends with the process.
+            self._stop.set()
+
+    def _patient(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `call` with time-outs, and a pause after it failed. Runs in the informer's thread."""
+
+        @functools.wraps(call)  # the library reads the type of the result from the docstring
+        def patient(**given: Any) -> Any:
+            is_watch = given.get("watch", False)
+            if is_watch:
+                given.setdefault("timeout_seconds", WATCH_S)
+            try:
+                found = call(**given, _request_timeout=(CONNECT_S, SILENCE_S))
+            except Exception:
+                self._stop.wait(PAUSE_S)
+                raise
+            if not is_watch:
+                self._tell(self._listed)
+            self._complaint = ""
+            return found
+
+        return patient
+
+    def _see(self, pod: Any) -> None:
+        """Take over what a pod's labels say. Runs in the informer's thread."""
+        entry = entry_of(pod)
+        # The informer keeps every pod; of these only the name is needed, and a thousand whole ones take 100 MB.
+        pod.spec = pod.status = pod.metadata.managed_fields = None
+        self._tell(functools.partial(self._take_over, pod.metadata.name, entry))
+
+    def _miss(self, pod: Any) -> None:
+        self._tell(functools.partial(self._take_over, pod.metadata.name, None))
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        """Run `what` in the event loop, which may be gone by now."""
+        assert self._loop is not None  # set before the informer starts
+        try:
+            self._loop.call_soon_threadsafe(what)
+        except RuntimeError:
+            self._stop.set()
+
+    def _listed(self) -> None:
+        """The first list has come: a pool without pods is known as well."""
+        if not self._is_listed:
+            self._is_listed = True
+            logger.info("registry: pool=%s/%s is watched", self._namespace, self._pool)
+        self._publish_entries()
+
+    def _take_over(self, name: str, entry: RegistryEntry | None) -> None:
+        if self._entries.get(name) == entry:
+            return
+        if entry is None:
+            del self._entries[name]
+        else:
+            self._entries[name] = entry
+        self._publish_entries()
+
+    def _publish_entries(self) -> None:
+        self._publish(self._pool, latest(self._entries))
+
+    def _complain(self, error: Any) -> None:
+        """Say once what keeps the watch from going on. Runs in the informer's thread."""
+        complaint = _reason(error)
+        if complaint != self._complaint:
+            self._complaint = complaint
+            logger.warning("registry: the last good state stays in use: %s", complaint)
+
+
+def entry_of(pod: Any) -> RegistryEntry | None:
+    """Return the entry of a ``V1Pod``, or None where it serves no env_idx."""
+    labels = pod.metadata.labels or {}
+    idx, epoch = labels.get(LABEL_ENV_IDX, ""), labels.get(LABEL_ENV_EPOCH, "")
+    address = pod.status.pod_ip if pod.status is not None else None
+    if not (idx.isdecimal() and epoch.isdecimal() and address) or pod.status.phase in ENDED_PHASES:
+        return None
+    host = f"[{address}]" if ":" in address else address
+    url = f"http://{host}:{ENV_SERVER_PORT}"
+    return RegistryEntry(env_idx=int(idx), uid=pod.metadata.uid, epoch=max(int(epoch), 1), url=url)
+
+
+def latest(entries: Mapping[str, RegistryEntry]) -> dict[int, RegistryEntry]:
+    """Return the entry of each env_idx: of two, which a lost node's pod can make, the one of the later epoch."""
+    found: dict[int, RegistryEntry] = {}
+    for entry in sorted(entries.values(), key=lambda entry: entry.epoch):
+        found[entry.env_idx] = entry
+    return found
+
+
+def _pods_api() -> client.CoreV1Api:
+    settings = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=settings)
+    except config.ConfigException:
+        try:
+            config.load_kube_config(client_configuration=settings)
+        except config.ConfigException as error:
+            raise StartError(f"OSWORLD_ROUTER_POOL needs a cluster: {error}") from error
+    settings.retries = False
+    return client.CoreV1Api(client.ApiClient(settings))
+
+
+def _reason(error: Any) -> str:
+    if isinstance(error, client.ApiException):
+        forbidden = {401: "the API server does not know this router", 403: "this router may not list pods"}
+        return forbidden.get(error.status, f"the API server answered {error.status} {error.reason}")
+    return f"no answer of the API server ({type(error).__name__})"
