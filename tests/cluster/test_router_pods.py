@@ -105,7 +105,9 @@ def test_pods_become_envs_move_and_go(plane: ControlPlane, namespace: str, route
     wait_until(lambda: router.envs().get(0) == (address(plane, namespace, "desks-1"), 2), DEADLINE_S, "the move")
     plane.kubectl("delete", "pod", "-n", namespace, "desks-1", "--force", "--grace-period=0")
     wait_until(lambda: router.envs() == {}, DEADLINE_S, "the end of env 0")
-    reply = httpx.post(f"{router.url}/envs/0/env/reset", json={}, headers={"X-Osworld-Client": "v2"}, trust_env=False)
+    reply = httpx.post(
+        f"{router.url}/envs/0/env/step", json={}, headers={"X-Osworld-Client": "v2"}, timeout=30, trust_env=False
+    )
     assert (reply.status_code, reply.json()["fault"]["reason"]) == (503, "env_down")
 
 
