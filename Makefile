@@ -8,7 +8,7 @@ VM := scripts/packages-qemu.txt
 CLUSTER := scripts/packages-cluster.txt
 CODE := contract client envpod guest router operator tests benchmarks
 
-.PHONY: help setup setup-all setup-vm setup-cluster demo test crd lint unit service programs vm cluster chaos long bench clean
+.PHONY: help setup setup-all setup-vm setup-cluster demo test crd lint unit service programs vm cluster chart chaos long bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ vm: setup-vm ## real virtual machines: fork, revert, and every way to break one
 
 cluster: setup-cluster ## the operator and its resources at a real API server
 	$(BIN)/pytest tests/cluster
+
+chart: setup-cluster ## the chart: lint, schema, what it renders, alerts
+	$(BIN)/pytest tests/chart
 
 chaos: setup ## episodes while parts of the pool are killed: no wrong score, no hung call
 	$(BIN)/pytest tests/chaos
