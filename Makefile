@@ -6,9 +6,10 @@ PACKAGES := scripts/packages-desktop.txt
 PROGRAMS := scripts/packages-programs.txt
 VM := scripts/packages-qemu.txt
 CLUSTER := scripts/packages-cluster.txt
+NODES := scripts/packages-nodes.txt
 CODE := contract client envpod guest router operator tests benchmarks
 
-.PHONY: help setup setup-all setup-vm setup-cluster demo test crd lint unit service programs vm cluster chart chaos long bench clean
+.PHONY: help setup setup-all setup-vm setup-cluster setup-nodes demo test crd lint unit service programs vm cluster nodes cluster-up chaos long bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,6 +29,10 @@ setup-vm: setup ## install QEMU and build the virtual machines' image
 setup-cluster: setup ## build the programs of a real control plane
 	@scripts/setup packages $(CLUSTER)
 	@scripts/setup cluster
+
+setup-nodes: setup-cluster ## what two real nodes run, and their images
+	@scripts/setup packages $(NODES)
+	@scripts/setup nodes
 
 demo: setup ## two desktops, a router, one real OSWorld task played to its score
 	@$(BIN)/osworld-env demo
@@ -56,8 +61,11 @@ vm: setup-vm ## real virtual machines: fork, revert, and every way to break one
 cluster: setup-cluster ## the operator and its resources at a real API server
 	$(BIN)/pytest tests/cluster
 
-chart: setup-cluster ## the chart: lint, schema, what it renders, alerts
-	$(BIN)/pytest tests/chart
+nodes: setup-nodes ## two real nodes in namespaces of this machine, power cuts included (root)
+	$(BIN)/pytest tests/nodes
+
+cluster-up: setup-nodes ## the same two nodes to play with, until Ctrl-C (root)
+	@$(BIN)/python tests/nodes/up.py
 
 chaos: setup ## episodes while parts of the pool are killed: no wrong score, no hung call
 	$(BIN)/pytest tests/chaos

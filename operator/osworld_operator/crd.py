@@ -12,11 +12,7 @@ import yaml
 from osworld_contract.kube_names import CRD_NAME
 from osworld_operator.crd_manifest import crd_manifest
 
-DEFINITIONS: Final = (
-    Path("crds", f"{CRD_NAME}.yaml"),
-    Path("charts", "osworld-env", "files", f"{CRD_NAME}.yaml"),
-)
-"""The one source, and the chart's copy: helm reads no file outside of a chart."""
+DEFINITION: Final = Path("crds", f"{CRD_NAME}.yaml")
 HEADER: Final = "# Made by `make crd` from contract/osworld_contract/crd. Change it there.\n"
 LINE_CHARS: Final = 120
 
@@ -35,9 +31,9 @@ def definition_text() -> str:
 
 def main() -> int:
     """Write the files below the working directory."""
-    for path in DEFINITIONS:
-        path.write_text(definition_text())
-        sys.stderr.write(f"wrote {path}\n")
+    DEFINITION.parent.mkdir(exist_ok=True)
+    DEFINITION.write_text(definition_text())
+    sys.stderr.write(f"wrote {DEFINITION}\n")
     return 0
 
 

@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,20 +39,31 @@ class ControlPlane:
     port: int
     etcd_port: int
     token: str
+    host: str = "127.0.0.1"
+    """Address of the API server."""
+    flags: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further flags of a program, which count before those that it has anyway."""
+    logs: Path | None = None
+    """Where the logs go, if not to `folder`."""
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.host}:{self.port}"
 
     @property
     def kubeconfig(self) -> Path:
         return self.folder / "kubeconfig"
 
+    def log(self, name: str) -> Path:
+        """Return the log of a program."""
+        return (self.logs or self.folder) / f"{name}.log"
+
     def start(self, name: str, *argv: str) -> None:
         """Start one program; it dies with the thread that called."""
-        with (self.folder / f"{name}.log").open("ab") as log:
+        with self.log(name).open("ab") as log:
             command = ["setpriv", "--pdeathsig", "KILL", str(self.programs / name), *argv]
+            command += self.flags.get(name, ())
             self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> None:
@@ -73,8 +84,8 @@ class ControlPlane:
         self.start(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
+            f"--bind-address={self.host}",
+            f"--advertise-address={self.host}",
             f"--secure-port={self.port}",
             f"--cert-dir={self.folder}",
             f"--token-auth-file={self.folder / 'tokens.csv'}",
@@ -102,7 +113,7 @@ class ControlPlane:
             if last == 200:
                 return
             time.sleep(0.1)
-        log = (self.folder / "kube-apiserver.log").read_text(errors="replace")[-3000:]
+        log = self.log("kube-apiserver").read_text(errors="replace")[-3000:]
         raise TimeoutError(f"the API server is not ready: {last}\n{log}")
 
     @cached_property
@@ -142,12 +153,20 @@ class ControlPlane:
 
 @contextlib.contextmanager
 def control_plane(
-    programs: Path, folder: Path, *, controllers: bool = True, kwok: bool = False
+    programs: Path,
+    folder: Path,
+    *,
+    controllers: bool = True,
+    kwok: bool = False,
+    host: str = "127.0.0.1",
+    flags: Mapping[str, Sequence[str]] | None = None,
+    logs: Path | None = None,
 ) -> Iterator[ControlPlane]:
     """Run a control plane for the time of the block."""
     folder.mkdir(parents=True, exist_ok=True)
     port, etcd_port, peer_port = _free_ports(3)
-    plane = ControlPlane(programs, folder, port, etcd_port, secrets.token_hex(16))
+    plane = ControlPlane(programs, folder, port, etcd_port, secrets.token_hex(16), host, flags or {}, logs)
+    (logs or folder).mkdir(parents=True, exist_ok=True)
     _write_keys(plane)
     try:
         plane.start(

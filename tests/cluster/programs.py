@@ -70,7 +70,7 @@ def main() -> int:
         # Not a folder of its own for each try: what one that was interrupted has built is not built again.
         partial = target.with_suffix(".partial")
         partial.mkdir(parents=True, exist_ok=True)
-        go, began = _go(), time.monotonic()
+        go, began = find_go(), time.monotonic()
         for program in PROGRAMS:
             if not (partial / program.name).exists():
                 _say(f"building {program.name} ({time.monotonic() - began:.0f} s so far)")
@@ -98,7 +98,7 @@ def _build(go: str, program: Program, folder: Path) -> None:
     unfinished.rename(folder / program.name)
 
 
-def _go() -> str:
+def find_go() -> str:
     """Return a Go that can fetch the version that the modules ask for: the machine's, or one from PyPI."""
     if found := shutil.which("go"):
         return found

@@ -1,0 +1,46 @@
+"""Fixtures of the nodes rung: one cluster of two real nodes for the session."""
+
+import json
+import secrets
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from nodes.images import all_archives
+from nodes.real_cluster import RealCluster, real_cluster
+
+OUT = Path(__file__).parents[2] / "out" / "nodes"
+"""Logs of the last run, and what was there when a test failed."""
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RealCluster]:
+    """Two real nodes that have all images; see ``out/nodes`` after a failure."""
+    with real_cluster(OUT, all_archives()) as running:
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Save objects and events when a test has failed, before anything is taken down."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(cluster, RealCluster):
+        cluster.save()
+    return report
+
+
+@pytest.fixture
+def namespace(cluster: RealCluster) -> Iterator[str]:
+    """A namespace at the Pod Security level ``restricted``, for one test; every node has power at its start and end."""
+    name = f"test-{secrets.token_hex(3)}"
+    head = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": head}
+    cluster.plane.kubectl("apply", "-f", "-", text=json.dumps(body))
+    cluster.plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
+    yield name
+    for node in cluster.nodes.values():
+        node.ensure_power()
+    cluster.wait_ready()
+    cluster.plane.kubectl("delete", "namespace", name, "--wait=false")

@@ -1,0 +1,3 @@
+module osworld.dev/testcluster/pause
+
+go 1.24.0
