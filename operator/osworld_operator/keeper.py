@@ -104,6 +104,9 @@ class PoolKeeper:
                 except ClusterError as error:
                     logger.warning("pool %s/%s: again in %g s: %s", self.namespace, self.name, retry_s, error)
                     wait_s, retry_s = retry_s, min(retry_s * 2, RETRY_MAX_S)
+                except Exception:  # a defect met in one pool is no reason to leave all others alone
+                    logger.exception("pool %s/%s: a defect; again in %g s", self.namespace, self.name, RETRY_MAX_S)
+                    wait_s = RETRY_MAX_S
                 self.last_round_s = time.monotonic()
                 labels = (self.namespace, self.name, result)
                 self._tools.metrics.reconcile_seconds.labels(*labels).observe(self.last_round_s - began)
