@@ -44,6 +44,8 @@ class Upstream(asyncio.Protocol):
         + os.urandom(REPLY_BYTES // 2).hex().encode()
     )
 
+    ACK_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
         self.received = b""
@@ -56,7 +58,7 @@ class Upstream(asyncio.Protocol):
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         if len(body) >= (int(lengths[0].split(b":")[1]) if lengths else 0):
             self.received = b""
-            self.transport.write(self.REPLY)
+            self.transport.write(self.ACK_REPLY if head.startswith(b"POST /ack ") else self.REPLY)
 
 
 async def serve_upstream() -> None:

@@ -20,6 +20,7 @@ class Cut(Enum):
     MID_REPLY = "in the middle of the reply"
     HALF_CLOSE = "half-closed while the call is carried out"
     RESET = "reset while the call is carried out"
+    WITHHELD = "the whole reply is kept back, until the caller goes"
     BLACKOUT = "nothing passes on any connection, until the caller gives up"
 
 
@@ -39,6 +40,8 @@ class LossyRelay:
         self.requests: Counter[str] = Counter()
         """Requests that came whole, by path."""
         self.done: Counter[Cut] = Counter()
+        self.withheld = 0
+        """Replies that the env server has sent and the caller has not got."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=4 * CHUNK_BYTES)
@@ -107,6 +110,10 @@ class LossyRelay:
         elif cut is Cut.AFTER_REQUEST:
             back.close()
         reply = await _reply(server)
+        if cut is Cut.WITHHELD:
+            self.withheld += 1
+            await caller.read(1)
+            raise _CutOff
         if cut in {Cut.HALF_CLOSE, Cut.RESET, Cut.AFTER_REQUEST, Cut.BEFORE_REPLY}:
             raise _CutOff
         back.write(reply if cut is None else reply[: len(reply) // 2])

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from osworld_contract.names import ACK_PATH
 from osworld_contract.registry import Registry, RegistryEntry, write_registry
 from server_process import ServerProcess, clean_environment, free_port
 from waiting import wait_for
@@ -100,7 +101,7 @@ def hang_after(start: bytes) -> Script:
 
 @dataclass
 class ScriptedEnv:
-    """An env server that does to calls what `script` says, and answers ``/health`` and ``/livez``."""
+    """An env server that does to calls what `script` says, and answers probes and acknowledgements."""
 
     script: Script = field(default_factory=lambda: answering(whole(STEP_REPLY)))
     is_cut_off: bool = False
@@ -125,8 +126,13 @@ class ScriptedEnv:
 
     @property
     def calls(self) -> list[Received]:
-        """Return the requests that were no probes."""
-        return [request for request in self.received if request.path not in ("/health", "/livez")]
+        """Return the requests that were neither probes nor acknowledgements."""
+        return [request for request in self.received if request.path not in ("/health", "/livez", ACK_PATH)]
+
+    @property
+    def acks(self) -> list[Received]:
+        """Return the acknowledgements."""
+        return [request for request in self.received if request.path == ACK_PATH]
 
     def entry(self, env_idx: int = 0, epoch: int = 1, uid: str = "") -> RegistryEntry:
         uid = uid or f"uid-{self.port}"
@@ -146,6 +152,8 @@ class ScriptedEnv:
                     await answering(whole(json.dumps(HEALTH).encode()))(request, writer)
                 elif request.path == "/livez":
                     await answering(whole(b"{}"))(request, writer)
+                elif request.path == ACK_PATH:
+                    await answering(whole(b'{"acknowledged": true}'))(request, writer)
                 else:
                     await self._play(request, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):

@@ -28,6 +28,15 @@ HEADER_CLIENT: Final = "X-Osworld-Client"
 HEADER_CLIENT_V2: Final = "v2"
 """Value of `HEADER_CLIENT` by which a client asks for error statuses where v1 gets 200 and a fault."""
 
+HEADER_ACKS: Final = "X-Osworld-Acks"
+"""Set to ``1`` on a reset or step whose reply the router will acknowledge with `ACK_PATH` once its client has it."""
+
+HEADER_UNSEEN: Final = "X-Osworld-Unseen"
+"""Set to ``1`` on an evaluate by a router that has seen no reset or step of this env since it started: one may have
+been refused while there was no router, and then the episode is not the one that is asked about."""
+
+ACK_PATH: Final = "/ack"
+
 HEADER_FAULT: Final = "X-Osworld-Fault"
 """Set on every reply that carries a fault: ``<kind>/<reason>``."""
 

@@ -21,7 +21,14 @@ from starlette.responses import JSONResponse, Response
 
 from osworld_contract.faults import Fault, FaultBody, FaultError, FaultKind, FaultReason, fault_error
 from osworld_contract.logs import set_up_logging
-from osworld_contract.names import HEADER_EPOCH, HEADER_IDEMPOTENCY_KEY, HEADER_STEP
+from osworld_contract.names import (
+    ACK_PATH,
+    HEADER_ACKS,
+    HEADER_EPOCH,
+    HEADER_IDEMPOTENCY_KEY,
+    HEADER_STEP,
+    HEADER_UNSEEN,
+)
 from osworld_contract.settings import SettingsError
 from osworld_contract.wire import EnvReply, EnvState, HealthReply, HistoryReply, ResetRequest, StepRequest
 from osworld_envpod.desktops.choose import desktop_for
@@ -30,8 +37,9 @@ from osworld_envpod.episode import Observation
 from osworld_envpod.metrics import EnvMetrics
 from osworld_envpod.replies import env_idx_of, fault_reply, history_reply, observation_reply, wants_error_status
 from osworld_envpod.runner import Runner
-from osworld_envpod.server import EnvServer
+from osworld_envpod.server import EnvServer, call_key
 from osworld_envpod.settings import EnvServerSettings, load_settings
+from osworld_envpod.slot import Caller
 from osworld_envpod.tasks.choose import worker_for
 
 logger = logging.getLogger(__name__)
@@ -115,7 +123,7 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
         """Begin an episode: a clean desktop, the task set up, the first three messages."""
         env_idx = _admitted(request, server)
         observation = await server.reset(
-            body.task_config, request.headers.get(HEADER_IDEMPOTENCY_KEY), request.is_disconnected
+            body.task_config, request.headers.get(HEADER_IDEMPOTENCY_KEY), _caller(request)
         )
         return observation_reply(observation, server.episode.history, env_idx, None)
 
@@ -125,7 +133,7 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
         env_idx = _admitted(request, server)
         key, number = request.headers.get(HEADER_IDEMPOTENCY_KEY), _step_number(request)
         try:
-            observation = await server.step(body.prediction, key, number, request.is_disconnected)
+            observation = await server.step(body.prediction, key, number, _caller(request))
         except FaultError as error:
             if error.fault.reason not in {FaultReason.NO_EPISODE, FaultReason.EPISODE_OVER}:
                 raise
@@ -139,7 +147,8 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
         """Return the score of OSWorld's evaluator as a bare number."""
         _admitted(request, server)
         try:
-            return JSONResponse(await server.evaluate(request.is_disconnected))
+            is_unseen = request.headers.get(HEADER_UNSEEN) == "1"
+            return JSONResponse(await server.evaluate(request.is_disconnected, is_unseen=is_unseen))
         except FaultError as error:
             # Whatever kept a score away, the trainer's clients know 503 as "not ready, try again".
             return fault_reply(error.fault, None if error.fault.kind is FaultKind.CLIENT else 503)
@@ -196,6 +205,16 @@ def _add_operator_paths(app: FastAPI, server: EnvServer) -> None:
         frame = await server.runner.screen()
         return Response(frame, media_type="image/png" if frame.startswith(b"\x89PNG") else "image/jpeg")
 
+    @app.post(ACK_PATH)
+    async def ack(request: Request) -> dict[str, bool]:
+        """Take note that the client has the reply to the reset or step of this key or step number."""
+        _admitted(request, server)
+        key = call_key(request.headers.get(HEADER_IDEMPOTENCY_KEY), _step_number(request))
+        if key is None:
+            message = f"name the call by {HEADER_IDEMPOTENCY_KEY} or {HEADER_STEP}"
+            raise fault_error(FaultReason.BAD_REQUEST, message)
+        return {"acknowledged": server.acknowledge(key)}
+
     @app.post("/drain")
     async def drain() -> EnvState:
         """Take no new episode from now on; 409 while one is under way."""
@@ -239,6 +258,10 @@ def _admitted(request: Request, server: EnvServer) -> int:
     if epoch is not None:
         server.see_epoch(_whole_number(HEADER_EPOCH, epoch))
     return env_idx_of(request.headers)
+
+
+def _caller(request: Request) -> Caller:
+    return Caller(request.is_disconnected, request.headers.get(HEADER_ACKS) == "1")
 
 
 def _step_number(request: Request) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from osworld_contract.faults import Fault, FaultReason, fault_error
 from osworld_contract.task import Task
 from osworld_contract.wire import Phase
+from osworld_envpod.delivery import Delivery
 from osworld_envpod.history import History
 
 _MOVES: dict[Phase, frozenset[Phase]] = {
@@ -64,8 +65,8 @@ class Episode:
     """Its end is in the metrics."""
     reset_key: str | None = None
     first_observation: Observation | None = None
-    is_delivered: bool = False
-    """Somebody was there for the reply of the last reset or step. Else nobody can say what a score is for."""
+    delivery: Delivery = field(default_factory=Delivery)
+    """Whether the reply of the last reset or step arrived."""
     refused_reset: Fault | None = None
     """Why a reset that came after it was refused. Its caller asks for a score next, and must not get this episode's."""
     _steps: list[RecordedStep] = field(default_factory=list)

@@ -20,7 +20,7 @@ from osworld_envpod.episode import Episode, Observation
 from osworld_envpod.metrics import EnvMetrics
 from osworld_envpod.runner import Runner
 from osworld_envpod.settings import EnvServerSettings
-from osworld_envpod.slot import IsGone, Slot, never_gone
+from osworld_envpod.slot import ANYBODY, Caller, IsGone, Slot, never_gone
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,10 @@ KEEPER_TICK_S = 1.0
 
 NET_MARGIN_S = 5.0
 """An operation ends by its own deadline with a fault of its own; the slot's deadline is only a net under it."""
+
+ACK_WAIT_S = 2.0
+"""How long an evaluate waits for the acknowledgement of the reply before it. A guess: the router sends one as soon as
+its client has the reply, and that client asks for the score at once."""
 
 ACTIVE_PHASES = frozenset({Phase.RESETTING, Phase.RUNNING, Phase.DONE, Phase.EVALUATING})
 
@@ -92,7 +96,7 @@ class EnvServer:
             await self._slot.run("repair", None, self.runner.clean_desktop(self.settings.reset_timeout_s), deadline_s)
 
     async def reset(
-        self, task_config: dict[str, JsonValue], key: str | None = None, is_gone: IsGone = never_gone
+        self, task_config: dict[str, JsonValue], key: str | None = None, caller: Caller = ANYBODY
     ) -> Observation:
         """Begin an episode on a clean desktop with the task set up.
 
@@ -103,20 +107,21 @@ class EnvServer:
             FaultError: What went wrong. After a ``client`` fault the episode of before can go on; see `refuse_scores`.
         """
         if (twin := self._slot.twin("reset", key)) is not None:
-            joined: Observation = await twin.joined(is_gone)
+            joined: Observation = await twin.joined(caller.is_gone)
             return joined
         episode = self.episode
         if key is not None and key == episode.reset_key and episode.first_observation is not None:
-            return await _answered_again(episode, episode.first_observation, is_gone)
+            return await _answered_again(episode, episode.first_observation, key, caller)
         if self.is_draining:
             raise fault_error(FaultReason.ENV_DRAINING, operation="reset")
         if (running := self._slot.operation) is not None and (self._is_repairing or await running.is_abandoned()):
             await asyncio.wait([running.task], timeout=self.settings.reset_timeout_s)
         deadline_s = self.settings.reset_timeout_s + NET_MARGIN_S
-        return await self._slot.run("reset", key, self._reset(task_config, key), deadline_s, is_gone)
+        work = self._reset(task_config, key, caller)
+        return await self._slot.run("reset", key, work, deadline_s, caller.is_gone)
 
     async def step(
-        self, prediction: str, key: str | None = None, number: int | None = None, is_gone: IsGone = never_gone
+        self, prediction: str, key: str | None = None, number: int | None = None, caller: Caller = ANYBODY
     ) -> Observation:
         """Carry out what `prediction` asks for, and show the screen after it.
 
@@ -125,25 +130,32 @@ class EnvServer:
         Raises:
             FaultError: A ``client`` fault: busy, no episode, episode over, a key or number that does not fit.
         """
-        key = key or (f"step-{number}" if number is not None else None)
+        key = call_key(key, number)
         if (twin := self._slot.twin("step", key)) is not None:
-            joined: Observation = await twin.joined(is_gone)
+            joined: Observation = await twin.joined(caller.is_gone)
             return joined
         episode = self.episode
         if episode.phase is not Phase.FAULTED and not self._is_repairing:
             self._slot.refuse_if_busy("step")
         if (recorded := episode.recorded(prediction, key, number)) is not None:
-            return await _answered_again(episode, recorded, is_gone)
+            return await _answered_again(episode, recorded, key, caller)
         if episode.phase is Phase.FAULTED:
             return Observation(None, True, 0.0, episode.fault)
         if episode.phase is not Phase.RUNNING:
             reason = FaultReason.NO_EPISODE if episode.phase is Phase.IDLE else FaultReason.EPISODE_OVER
             raise fault_error(reason, operation="step")
-        work = self._answered(episode, self.runner.step(episode, prediction, key))
-        return await self._slot.run("step", key, work, self.settings.step_timeout_s + NET_MARGIN_S, is_gone)
+        work = self._answered(episode, self.runner.step(episode, prediction, key), key, caller)
+        return await self._slot.run("step", key, work, self.settings.step_timeout_s + NET_MARGIN_S, caller.is_gone)
 
-    async def evaluate(self, is_gone: IsGone = never_gone) -> float:
+    def acknowledge(self, key: str) -> bool:
+        """Note that the reply to the reset or step of `key` arrived. Return whether that was the last one."""
+        return self.episode.delivery.acknowledge(key)
+
+    async def evaluate(self, is_gone: IsGone = never_gone, *, is_unseen: bool = False) -> float:
         """Return the score of the episode, the same one for every call. Waits for a step, joins an evaluate.
+
+        Waits a little for the acknowledgement of the reply before it, where one is due. `is_unseen` says that the
+        router knows nothing of the episode: a reset may have been lost that nobody heard of.
 
         Raises:
             FaultError: No score could be computed, or there is no episode.
@@ -153,15 +165,14 @@ class EnvServer:
             raise FaultError(episode.refused_reset)
         instruction = episode.task.instruction[:80] if episode.task else "N/A"
         logger.info("POST /env/evaluate received (instruction=%r, step_counter=%d)", instruction, episode.actions_done)
-        try:
-            async with asyncio.timeout(self.settings.evaluate_timeout_s):
-                while (running := self._slot.operation) is not None and running.name in {"step", "evaluate"}:
-                    if running.name == "evaluate":
-                        joined: float = await running.joined(is_gone)
-                        return joined
-                    await asyncio.wait([running.task])
-        except TimeoutError as error:
-            raise fault_error(FaultReason.OPERATION_TIMEOUT, operation="evaluate") from error
+        if is_unseen and episode.phase is not Phase.IDLE:
+            raise fault_error(
+                FaultReason.REPLY_LOST,
+                "the router has started since the last reset or step: nobody knows whether a reset was lost meanwhile",
+                operation="evaluate",
+            )
+        if (joined := await self._joined_evaluate(episode, is_gone)) is not None:
+            return joined
         if episode.refused_reset is not None:
             raise FaultError(episode.refused_reset)
         if episode.score is not None:
@@ -172,10 +183,30 @@ class EnvServer:
         if episode.fault is not None and not self._can_evaluate_again(episode):
             logger.info("Evaluation skipped: env has no setup_controller (reset failed). %s", episode.fault.message)
             raise FaultError(episode.fault)
-        if not episode.is_delivered:
+        if not episode.delivery.is_made:
             raise fault_error(FaultReason.REPLY_LOST, operation="evaluate")
         work = self.runner.evaluate(episode)
         return await self._slot.run("evaluate", None, work, self.settings.evaluate_timeout_s + NET_MARGIN_S, is_gone)
+
+    async def _joined_evaluate(self, episode: Episode, is_gone: IsGone) -> float | None:
+        """Wait until an evaluate of `episode` may begin; return the score of one that runs already."""
+        is_awaited = False
+        try:
+            async with asyncio.timeout(self.settings.evaluate_timeout_s):
+                while True:  # each wait may have let another call in
+                    running = self._slot.operation
+                    if running is not None and running.name == "evaluate":
+                        joined: float = await running.joined(is_gone)
+                        return joined
+                    if running is not None and running.name == "step":
+                        await asyncio.wait([running.task])
+                    elif episode.delivery.is_pending and not is_awaited:
+                        is_awaited = True
+                        await episode.delivery.settled(ACK_WAIT_S)
+                    else:
+                        return None
+        except TimeoutError as error:
+            raise fault_error(FaultReason.OPERATION_TIMEOUT, operation="evaluate") from error
 
     def refuse_scores(self, fault: Fault) -> None:
         """Answer evaluates with `fault` until the next reset: the one that came last was refused with it.
@@ -243,7 +274,7 @@ class EnvServer:
             fault=episode.fault,
         )
 
-    async def _reset(self, task_config: dict[str, JsonValue], key: str | None) -> Observation:
+    async def _reset(self, task_config: dict[str, JsonValue], key: str | None, caller: Caller) -> Observation:
         task = parse_task(task_config)
         await self._started.wait()
         await self.runner.check(task)
@@ -252,15 +283,18 @@ class EnvServer:
         episode = Episode(task=task, reset_key=key)
         episode.move(Phase.RESETTING)
         self.episode = episode
-        return await self._answered(episode, self.runner.reset(episode))
+        return await self._answered(episode, self.runner.reset(episode), key, caller)
 
-    async def _answered(self, episode: Episode, work: Coroutine[Any, Any, Observation]) -> Observation:
+    async def _answered(
+        self, episode: Episode, work: Coroutine[Any, Any, Observation], key: str | None, caller: Caller
+    ) -> Observation:
         """Do `work` of `episode` as the operation under way, and note whether anybody is there for its reply."""
-        episode.is_delivered = False
+        episode.delivery.begin()
         observation = await work
-        episode.is_delivered = not await self._slot.is_abandoned()
-        if not episode.is_delivered:
+        if await self._slot.is_abandoned():
             logger.warning("Episode %s: nobody waits for the reply any more", episode.id)
+        else:
+            episode.delivery.send(key if caller.acknowledges else None)
         return observation
 
     def _can_evaluate_again(self, episode: Episode) -> bool:
@@ -278,8 +312,13 @@ class EnvServer:
         )
 
 
-async def _answered_again(episode: Episode, observation: Observation, is_gone: IsGone) -> Observation:
-    """Answer the last call of `episode` from record."""
-    if observation is episode.last_observation and not await is_gone():
-        episode.is_delivered = True
+def call_key(key: str | None, number: int | None) -> str | None:
+    """Return what a call is known by: the key that came with it, else the number of the step."""
+    return key or (f"step-{number}" if number is not None else None)
+
+
+async def _answered_again(episode: Episode, observation: Observation, key: str | None, caller: Caller) -> Observation:
+    """Answer a call of `episode` from record."""
+    if observation is episode.last_observation and not await caller.is_gone():
+        episode.delivery.send(key if caller.acknowledges else None)
     return observation

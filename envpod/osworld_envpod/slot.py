@@ -24,6 +24,19 @@ async def never_gone() -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who made a call."""
+
+    is_gone: IsGone = never_gone
+    acknowledges: bool = False
+    """Whether it will say when the reply has arrived; see `delivery`."""
+
+
+ANYBODY = Caller()
+"""Somebody who waits as long as it takes, and has the reply when it is sent."""
+
+
 @dataclass
 class Operation:
     """The operation under way."""

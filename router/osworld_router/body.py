@@ -70,6 +70,16 @@ class RequestBody:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
+    async def is_client_gone(self) -> bool:
+        """Return whether the client has closed its connection already."""
+        if not self._complete.is_set():
+            return False
+        try:
+            async with asyncio.timeout(0):
+                return bool((await self._receive())["type"] == "http.disconnect")
+        except TimeoutError:
+            return False
+
     async def _stream(self) -> AsyncIterator[bytes]:
         yield self._start
         while not self._complete.is_set():

@@ -11,8 +11,9 @@ from contextlib import aclosing
 from typing import Final
 
 from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
+from osworld_contract.names import HEADER_UNSEEN
 from osworld_contract.registry import RegistryEntry
-from osworld_router.errors import TransferBroken, UpstreamError
+from osworld_router.errors import ClientGone, TransferBroken, UpstreamError
 from osworld_router.exchange import Exchange
 from osworld_router.headers import end_to_end, upstream_headers, upstream_query
 from osworld_router.metrics import Metrics
@@ -51,7 +52,7 @@ class Courier:
             CallFailed: The env server could not be reached, or its reply was lost.
             FaultError: There was a reply that must not be passed on.
             TransferBroken: It broke off when a part of it had been sent to the client.
-            ClientGone: The client closed its connection in the middle of its body.
+            ClientGone: The client closed its connection in the middle of its body or of the reply.
         """
         started = time.perf_counter()
         try:
@@ -67,10 +68,11 @@ class Courier:
 
     async def _carry(self, exchange: Exchange, entry: RegistryEntry) -> None:
         request, route, body = exchange.request, exchange.route, exchange.body
+        unseen = [(HEADER_UNSEEN, "1")] if exchange.is_unseen else []
         call = Call(
             method=request.method,
             path=route.path,
-            headers=upstream_headers(request, route, entry) + exchange.keys,
+            headers=upstream_headers(request, route, entry) + exchange.keys + unseen,
             query=upstream_query(request),
             body=body.data() if request.method == "POST" else None,
         )
@@ -107,13 +109,16 @@ async def _send(
     exchange: Exchange, status: int, headers: RawHeaders, held: list[bytes], rest: AsyncGenerator[bytes, None] | None
 ) -> None:
     """Send the client what was held, and then what is still coming."""
-    reply = exchange.reply
+    reply, body = exchange.reply, exchange.body
     await reply.start(status, headers)
     for chunk in held:
         await reply.body(chunk, is_last=False)
     if rest is not None:
         async for chunk in rest:
             await reply.body(chunk, is_last=False)
+    await reply.drained()
+    if await body.is_client_gone():
+        raise ClientGone("the client closed its connection before it had the whole reply")
     await reply.body(b"", is_last=True)
 
 

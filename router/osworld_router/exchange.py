@@ -34,5 +34,7 @@ class Exchange:
     entry: RegistryEntry | None = None
     """The env server that was asked last."""
     attempts: int = 0
+    is_unseen: bool = False
+    """Whether it is about an episode of which this router knows nothing; see `scores`."""
     failures: list[Failure] = field(default_factory=list)
     """The attempts that failed."""

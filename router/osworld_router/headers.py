@@ -5,7 +5,14 @@ from typing import Final
 from urllib.parse import quote_from_bytes
 from uuid import uuid4
 
-from osworld_contract.names import HEADER_ENV_IDX, HEADER_EPOCH, HEADER_IDEMPOTENCY_KEY, HEADER_STEP
+from osworld_contract.names import (
+    HEADER_ACKS,
+    HEADER_ENV_IDX,
+    HEADER_EPOCH,
+    HEADER_IDEMPOTENCY_KEY,
+    HEADER_STEP,
+    HEADER_UNSEEN,
+)
 from osworld_contract.registry import RegistryEntry
 from osworld_router.resolve import Operation, Request, Route
 
@@ -18,9 +25,13 @@ HOP_BY_HOP: Final = frozenset(
 """Headers that belong to one connection. Source: RFC 9110, 7.6.1."""
 
 OURS: Final = frozenset(
-    {b"host", b"authorization", b"expect", HEADER_ENV_IDX.lower().encode(), HEADER_EPOCH.lower().encode()}
+    {b"host", b"authorization", b"expect"}
+    | {name.lower().encode() for name in (HEADER_ENV_IDX, HEADER_EPOCH, HEADER_ACKS, HEADER_UNSEEN)}
 )
 """Headers of a request that the router answers for: set by it, or not passed on."""
+
+ACKNOWLEDGED: Final = frozenset({Operation.RESET, Operation.STEP})
+"""Calls whose reply is acknowledged once the client has it: a score is for what the client saw."""
 
 _QUERY_SAFE: Final = "!$&'()*+,-./:;=?@_~%[]"
 
@@ -42,7 +53,17 @@ def upstream_headers(request: Request, route: Route, entry: RegistryEntry) -> li
     ]
     headers.append((HEADER_ENV_IDX, str(route.env_idx)))
     headers.append((HEADER_EPOCH, str(entry.epoch)))
+    if route.operation in ACKNOWLEDGED:
+        headers.append((HEADER_ACKS, "1"))
     return headers
+
+
+def ack_headers(
+    request: Request, route: Route, entry: RegistryEntry, keys: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return the headers that acknowledge the reply to `request`, which was sent with `keys`."""
+    named = [(name, value) for name in (HEADER_IDEMPOTENCY_KEY, HEADER_STEP) for value in request.values(name)]
+    return [*named, *keys, (HEADER_ENV_IDX, str(route.env_idx)), (HEADER_EPOCH, str(entry.epoch))]
 
 
 def idempotency_headers(request: Request, route: Route) -> list[tuple[str, str]]:
@@ -50,7 +71,7 @@ def idempotency_headers(request: Request, route: Route) -> list[tuple[str, str]]
 
     A step number is one as well: a key beside it would make the client's own repeat another step.
     """
-    if route.operation not in (Operation.RESET, Operation.STEP):
+    if route.operation not in ACKNOWLEDGED:
         return []
     if request.values(HEADER_IDEMPOTENCY_KEY):
         return []

@@ -45,6 +45,12 @@ class Metrics:
             ("operation", "reason"),
             registry=self._registry,
         )
+        self._acks = Counter(
+            f"{METRIC_PREFIX}router_acks_total",
+            "Acknowledgements of replies that a client has, by whether the env server got them.",
+            ("result",),
+            registry=self._registry,
+        )
         self._faults = Counter(
             f"{METRIC_PREFIX}faults_total",
             "Faults that the router itself answered with.",
@@ -66,6 +72,10 @@ class Metrics:
     def retried(self, operation: Operation, fault: Fault) -> None:
         """Count an attempt that is made because the one before ended in `fault`."""
         self._retries.labels(operation.value, fault.reason.value).inc()
+
+    def ack_ended(self, result: str) -> None:
+        """Count an acknowledgement."""
+        self._acks.labels(result).inc()
 
     def fault_answered(self, fault: Fault) -> None:
         """Count a fault."""

@@ -6,6 +6,7 @@ import time
 from http import HTTPStatus
 
 from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
+from osworld_router.acks import Acks
 from osworld_router.asgi import Receive
 from osworld_router.body import RequestBody
 from osworld_router.courier import Courier
@@ -18,7 +19,6 @@ from osworld_router.reply import Reply, ends_v1_episode
 from osworld_router.resolve import Operation, Request, Route
 from osworld_router.scores import Scores
 from osworld_router.snapshots import LiveRegistry
-from osworld_router.upstream import Upstream
 from osworld_router.vigil import Vigil
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 class Proxy:
     """Passes calls to env servers."""
 
-    def __init__(self, registry: LiveRegistry, upstream: Upstream, limits: CallLimits, metrics: Metrics) -> None:
-        self._persistence = Persistence(registry, Courier(upstream, metrics), limits, metrics)
+    def __init__(
+        self, registry: LiveRegistry, courier: Courier, acks: Acks, limits: CallLimits, metrics: Metrics
+    ) -> None:
+        self._persistence = Persistence(registry, courier, limits, metrics)
+        self._acks = acks
         self._limits = limits
         self._metrics = metrics
         self._scores = Scores()
@@ -48,6 +51,7 @@ class Proxy:
         started = time.perf_counter()
         body = RequestBody(request, receive, self._limits.body)
         exchange = Exchange(request, route, body, reply, idempotency_headers(request, route))
+        exchange.is_unseen = self._scores.is_unseen(route.operation, route.env_idx)
         code = BROKEN
         try:
             await self._run(exchange)
@@ -82,6 +86,7 @@ class Proxy:
             self._scores.failed(route.operation, route.env_idx, fault)
         else:
             self._scores.came_through(route.operation, route.env_idx)
+            self._acks.send(exchange)
 
     async def _run(self, exchange: Exchange) -> None:
         """Bring the call to its end: a passed on reply, or a fault."""

@@ -32,6 +32,14 @@ class Reply:
         """Send a piece of the body; waits while the client is slow."""
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
 
+    async def drained(self) -> None:
+        """Return when the kernel has taken all that was sent, or the client has gone.
+
+        The server's transport pauses at the first byte that the kernel does not take (`server`), and whoever sends next
+        waits: an empty piece is sent for that wait alone.
+        """
+        await self.body(b"", is_last=False)
+
     async def whole(self, status: int, data: bytes, content_type: bytes = JSON, headers: RawHeaders = ()) -> None:
         """Send a reply that is at hand."""
         fixed = [(b"content-type", content_type), (b"content-length", str(len(data)).encode())]

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from typing import Final
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from osworld_router.acks import Acks
 from osworld_router.app import Access, App
 from osworld_router.auth import Gate
 from osworld_router.body import BodyLimits
+from osworld_router.courier import Courier
 from osworld_router.errors import StartError
 from osworld_router.exchange import CallLimits
 from osworld_router.health import HealthBoard
@@ -43,6 +46,14 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's HTTP, which lets no byte wait outside of the kernel: who sends knows when all before is gone."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)
+
+
 def bind(settings: RouterSettings) -> socket.socket:
     """Return a listening socket.
 
@@ -66,8 +77,12 @@ async def serve(settings: RouterSettings, listener: socket.socket) -> None:
     await registry.refresh()
     metrics = Metrics()
     upstream_token = settings.upstream_token.get_secret_value() if settings.upstream_token else None
-    async with Upstream(settings.router_connect_timeout_s, upstream_token) as upstream, asyncio.TaskGroup() as tasks:
-        proxy = Proxy(registry, upstream, _limits(settings), metrics)
+    async with (
+        Upstream(settings.router_connect_timeout_s, upstream_token) as upstream,
+        Acks(upstream, metrics) as acks,
+        asyncio.TaskGroup() as tasks,
+    ):
+        proxy = Proxy(registry, Courier(upstream, metrics), acks, _limits(settings), metrics)
         gate = Gate(settings.token.get_secret_value() if settings.token else None)
         pages = Pages(registry, HealthBoard(registry, upstream, metrics), metrics)
         app = App(Access(gate, are_metrics_open=settings.is_loopback), pages, proxy, metrics)
@@ -92,6 +107,7 @@ async def _serve_app(app: App, proxy: Proxy, listener: socket.socket, stop_timeo
     server = _Server(
         uvicorn.Config(
             app,
+            http=_Protocol,
             log_config=None,
             access_log=False,
             lifespan="off",

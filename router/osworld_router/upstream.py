@@ -141,6 +141,15 @@ class Upstream:
         finally:
             response.close() if not response.content.is_eof() else response.release()
 
+    async def post(self, entry: RegistryEntry, path: str, headers: Headers, timeout_s: float) -> int | None:
+        """Return the status of a call without a body, None where no reply came within `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s), self.send(entry, Call("POST", path, headers)) as reply:
+                await reply.snippet()
+                return reply.status
+        except (TimeoutError, UpstreamError, TransferBroken):
+            return None
+
     async def is_alive(self, entry: RegistryEntry, timeout_s: float) -> bool:
         """Return whether the env server of `entry` answers anything at all within `timeout_s`."""
         return await self.read(entry, "/livez", timeout_s) is not None

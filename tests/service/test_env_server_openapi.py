@@ -24,6 +24,7 @@ OPERATIONS = [
     ("/state", "GET"),
     ("/screen", "GET"),
     ("/metrics", "GET"),
+    ("/ack", "POST"),
     ("/drain", "POST"),
 ]
 

@@ -8,7 +8,7 @@ from osworld_contract.faults import SPECS, FaultKind, FaultReason, fault_error
 from osworld_contract.registry import RegistryEntry
 from osworld_contract.wire import HealthReply
 from osworld_router.auth import Gate
-from osworld_router.headers import end_to_end, idempotency_headers, upstream_headers, upstream_query
+from osworld_router.headers import ack_headers, end_to_end, idempotency_headers, upstream_headers, upstream_query
 from osworld_router.health import summarize
 from osworld_router.openapi import document
 from osworld_router.reply import ends_v1_episode
@@ -50,9 +50,23 @@ def test_headers_of_one_connection_are_dropped() -> None:
 
 def test_the_router_answers_for_who_and_which_epoch() -> None:
     headers = ((b"authorization", b"Bearer of-the-client"), (b"x-env-idx", b"9"), (b"x-osworld-epoch", b"99"),
-               (b"host", b"router"), (b"content-type", b"application/json"))  # fmt: skip
+               (b"host", b"router"), (b"content-type", b"application/json"), (b"x-osworld-acks", b"0"))  # fmt: skip
     sent = upstream_headers(Request("POST", "/env/step", headers=headers), STEP, ENTRY)
-    assert sent == [("content-type", "application/json"), ("X-Env-Idx", "3"), ("X-Osworld-Epoch", "7")]
+    assert sent == [
+        ("content-type", "application/json"),
+        ("X-Env-Idx", "3"),
+        ("X-Osworld-Epoch", "7"),
+        ("X-Osworld-Acks", "1"),
+    ]
+    evaluate = Route(Operation.EVALUATE, 3, "/env/evaluate")
+    assert "X-Osworld-Acks" not in dict(upstream_headers(Request("POST", "/env/evaluate"), evaluate, ENTRY))
+
+
+def test_an_acknowledgement_names_its_call() -> None:
+    own = ack_headers(Request("POST", "/env/step"), STEP, ENTRY, [("Idempotency-Key", "k")])
+    assert own == [("Idempotency-Key", "k"), ("X-Env-Idx", "3"), ("X-Osworld-Epoch", "7")]
+    numbered = Request("POST", "/env/step", headers=((b"x-osworld-step", b"4"),))
+    assert ack_headers(numbered, STEP, ENTRY, [])[0] == ("X-Osworld-Step", "4")
 
 
 def test_a_step_gets_a_key_of_its_own_unless_the_client_numbers_it() -> None:
