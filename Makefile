@@ -9,7 +9,7 @@ CLUSTER := scripts/packages-cluster.txt
 NODES := scripts/packages-nodes.txt
 CODE := contract client envpod guest router operator tests benchmarks
 
-.PHONY: help setup setup-all setup-vm setup-cluster setup-nodes demo test crd lint unit service programs vm cluster nodes cluster-up chaos long bench clean
+.PHONY: help setup setup-all setup-vm setup-cluster setup-nodes demo test crd lint unit service programs vm cluster nodes cluster-up chart chaos long bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -66,6 +66,9 @@ nodes: setup-nodes ## two real nodes in namespaces of this machine, power cuts i
 
 cluster-up: setup-nodes ## the same two nodes to play with, until Ctrl-C (root)
 	@$(BIN)/python tests/nodes/up.py
+
+chart: setup-cluster ## the chart: lint, schema, what it renders, alerts
+	$(BIN)/pytest tests/chart
 
 chaos: setup ## episodes while parts of the pool are killed: no wrong score, no hung call
 	$(BIN)/pytest tests/chaos

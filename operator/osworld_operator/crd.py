@@ -12,7 +12,11 @@ import yaml
 from osworld_contract.kube_names import CRD_NAME
 from osworld_operator.crd_manifest import crd_manifest
 
-DEFINITION: Final = Path("crds", f"{CRD_NAME}.yaml")
+DEFINITIONS: Final = (
+    Path("crds", f"{CRD_NAME}.yaml"),
+    Path("charts", "osworld-env", "files", f"{CRD_NAME}.yaml"),
+)
+"""The one source, and the chart's copy: helm reads no file outside of a chart."""
 HEADER: Final = "# Made by `make crd` from contract/osworld_contract/crd. Change it there.\n"
 LINE_CHARS: Final = 120
 
@@ -31,9 +35,9 @@ def definition_text() -> str:
 
 def main() -> int:
     """Write the files below the working directory."""
-    DEFINITION.parent.mkdir(exist_ok=True)
-    DEFINITION.write_text(definition_text())
-    sys.stderr.write(f"wrote {DEFINITION}\n")
+    for path in DEFINITIONS:
+        path.write_text(definition_text())
+        sys.stderr.write(f"wrote {path}\n")
     return 0
 
 

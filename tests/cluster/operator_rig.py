@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,9 +25,9 @@ CONVERGE_S = 90
 class Operator:
     """The operator's process."""
 
-    def __init__(self, plane: ControlPlane) -> None:
-        self._plane = plane
-        self.log = plane.folder / "operator.log"
+    def __init__(self, plane: ControlPlane, kubeconfig: Path | None = None) -> None:
+        self._kubeconfig = kubeconfig or plane.kubeconfig
+        self.log = self._kubeconfig.with_suffix(".operator.log")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -37,7 +38,7 @@ class Operator:
     def start(self) -> None:
         environment = {
             **os.environ,
-            "KUBECONFIG": str(self._plane.kubeconfig),
+            "KUBECONFIG": str(self._kubeconfig),
             "OSWORLD_ENV_IMAGE": "local/env:1",
             "OSWORLD_DESKTOP_IMAGE": "local/desktop:1",
             "OSWORLD_ROUTER_IMAGE": "local/router:1",
@@ -78,9 +79,9 @@ class Operator:
 
 
 @contextlib.contextmanager
-def operator(plane: ControlPlane) -> Iterator[Operator]:
-    """Run the operator during the block."""
-    running = Operator(plane)
+def operator(plane: ControlPlane, kubeconfig: Path | None = None) -> Iterator[Operator]:
+    """Run the operator during the block, with all rights or with those of `kubeconfig`."""
+    running = Operator(plane, kubeconfig)
     running.start()
     try:
         yield running
