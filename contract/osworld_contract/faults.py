@@ -73,6 +73,7 @@ class FaultReason(StrEnum):
     NO_EPISODE = "no_episode"
     EPISODE_OVER = "episode_over"
     STALE_EPOCH = "stale_epoch"
+    WRONG_SERVER = "wrong_server"
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ SPECS: dict[FaultReason, ReasonSpec] = {
     FaultReason.NO_EPISODE: _client(503, "there is no episode: reset first"),
     FaultReason.EPISODE_OVER: _client(409, "the episode is over: evaluate or reset"),
     FaultReason.STALE_EPOCH: _client(421, "the env_idx has moved to another env server", retryable=True),
+    FaultReason.WRONG_SERVER: _client(421, "another env server has this address by now", retryable=True),
 }
 
 

@@ -20,6 +20,10 @@ HEADER_ENV_IDX: Final = "X-Env-Idx"
 HEADER_EPOCH: Final = "X-Osworld-Epoch"
 """Grows with every move of an env_idx; an env server answers 421 to an epoch lower than one it has seen."""
 
+HEADER_UID: Final = "X-Osworld-Uid"
+"""Names the env server that is meant (in a cluster its pod's uid): another one, which has the address by now, answers
+421."""
+
 HEADER_STEP: Final = "X-Osworld-Step"
 """Number of the step in its episode, from 1; a repeat of the same number gets the recorded reply."""
 

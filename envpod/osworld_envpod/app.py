@@ -27,6 +27,7 @@ from osworld_contract.names import (
     HEADER_EPOCH,
     HEADER_IDEMPOTENCY_KEY,
     HEADER_STEP,
+    HEADER_UID,
     HEADER_UNSEEN,
 )
 from osworld_contract.settings import SettingsError
@@ -195,8 +196,9 @@ def _add_operator_paths(app: FastAPI, server: EnvServer) -> None:
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/state")
-    async def state() -> EnvState:
+    async def state(request: Request) -> EnvState:
         """Return episode, step, desktop and fault."""
+        server.see_uid(request.headers.get(HEADER_UID))
         return server.state()
 
     @app.get("/screen", response_class=Response)
@@ -216,8 +218,9 @@ def _add_operator_paths(app: FastAPI, server: EnvServer) -> None:
         return {"acknowledged": server.acknowledge(key)}
 
     @app.post("/drain")
-    async def drain() -> EnvState:
+    async def drain(request: Request) -> EnvState:
         """Take no new episode from now on; 409 while one is under way."""
+        server.see_uid(request.headers.get(HEADER_UID))
         return server.drain()
 
 

@@ -237,6 +237,18 @@ class EnvServer:
             raise fault_error(FaultReason.STALE_EPOCH, f"epoch {epoch} is over; {self._epoch} was seen")
         self._epoch = epoch
 
+    def see_uid(self, uid: str | None) -> None:
+        """Refuse a caller that means another env server: an address is given again when a pod is gone.
+
+        None means whoever is here; a server that was given no uid is everybody's.
+
+        Raises:
+            FaultError: ``client/wrong_server``.
+        """
+        own = self.settings.uid
+        if uid is not None and own and uid != own:
+            raise fault_error(FaultReason.WRONG_SERVER, f"this is {own}")
+
     @property
     def facts(self) -> DesktopFacts:
         """Return what the desktop is and can."""

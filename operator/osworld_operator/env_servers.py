@@ -8,7 +8,7 @@ from typing import Final
 
 import aiohttp
 
-from osworld_contract.names import ENV_SERVER_PORT
+from osworld_contract.names import ENV_SERVER_PORT, HEADER_UID
 from osworld_contract.wire import EnvState, Phase
 from osworld_operator.observe import Report
 from osworld_operator.view import PodView
@@ -25,8 +25,8 @@ OFTEN_S: Final = 2.0
 SELDOM_S: Final = 30.0
 """Between two questions to any other, for the counts of the status: a thousand idle envs cost 33 calls a second."""
 
-Ask = Callable[[str, str], Awaitable[Report | None]]
-"""Address and token to a report."""
+Ask = Callable[[str, str, str], Awaitable[Report | None]]
+"""Address, uid of the pod, and token to a report."""
 
 BUSY_PHASES: Final = frozenset({Phase.RESETTING, Phase.RUNNING, Phase.DONE, Phase.EVALUATING})
 
@@ -43,21 +43,20 @@ class EnvServers:
         """End all calls."""
         await self._session.close()
 
-    async def state(self, address: str, token: str) -> Report | None:
-        """Return what an env server is at, or None where it does not say."""
-        return await self._ask("GET", address, "/state", token)
+    async def state(self, address: str, uid: str, token: str) -> Report | None:
+        """Return what an env server is at, or None where it does not say, or another pod has its address."""
+        return await self._ask("GET", f"{_base(address, self._port)}/state", uid, token)
 
-    async def drain(self, address: str, token: str) -> Report | None:
-        """Ask for a drain. A busy one refuses."""
-        return await self._ask("POST", address, "/drain", token)
+    async def drain(self, address: str, uid: str, token: str) -> Report | None:
+        """Ask for a drain. A busy one refuses. None as `state`: nobody else is drained."""
+        return await self._ask("POST", f"{_base(address, self._port)}/drain", uid, token)
 
-    async def _ask(self, method: str, address: str, path: str, token: str) -> Report | None:
-        host = f"[{address}]" if ":" in address else address
-        headers = {"Authorization": f"Bearer {token}"}
+    async def _ask(self, method: str, url: str, uid: str, token: str) -> Report | None:
+        headers = {"Authorization": f"Bearer {token}", HEADER_UID: uid}
         try:
             async with (
                 self._limit,
-                self._session.request(method, f"http://{host}:{self._port}{path}", headers=headers) as reply,
+                self._session.request(method, url, headers=headers) as reply,
             ):
                 if reply.status == HTTPStatus.CONFLICT:
                     return Report(is_busy=True, is_drained=False)
@@ -67,6 +66,11 @@ class EnvServers:
         except (aiohttp.ClientError, OSError, ValueError):
             return None
         return Report(is_busy=state.phase in BUSY_PHASES, is_drained=state.is_draining)
+
+
+def _base(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
 
 
 class Reports:
@@ -111,7 +115,7 @@ class Reports:
     async def _note(self, pod: PodView, ask: Ask, token: str) -> None:
         try:
             assert pod.address is not None  # the callers look
-            report = await ask(pod.address, token)
+            report = await ask(pod.address, pod.uid, token)
         finally:
             self._under_way.discard(pod.uid)
         self._asked[pod.uid] = time.monotonic()

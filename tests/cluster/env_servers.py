@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from cluster.control_plane import ControlPlane
-from osworld_contract.names import ENV_SERVER_PORT
+from osworld_contract.names import ENV_SERVER_PORT, HEADER_UID
 from osworld_contract.wire import DesktopStatus, EnvState, Phase
 
 BUSY_PHASES = (Phase.RESETTING, Phase.RUNNING, Phase.DONE, Phase.EVALUATING)
@@ -35,8 +35,10 @@ class PlayedEnvServers:
         with self._lock:
             return pod["metadata"]["uid"] in self._drained
 
-    def answer(self, method: str, address: str) -> tuple[int, bytes]:
+    def answer(self, method: str, address: str, meant: str | None) -> tuple[int, bytes]:
         uid = self._uid_at(address)
+        if meant != uid:
+            return 421, json.dumps({"fault": {"kind": "client", "reason": "wrong_server"}}).encode()
         with self._lock:
             phase = self._phases.get(uid, Phase.IDLE)
             if method == "POST" and phase in BUSY_PHASES:
@@ -70,7 +72,7 @@ def played_env_servers(plane: ControlPlane) -> Iterator[PlayedEnvServers]:
         protocol_version = "HTTP/1.1"
 
         def _reply(self, method: str) -> None:
-            status, body = servers.answer(method, self.connection.getsockname()[0])
+            status, body = servers.answer(method, self.connection.getsockname()[0], self.headers.get(HEADER_UID))
             if not self.headers.get("Authorization", "").startswith("Bearer "):
                 status, body = 401, b"{}"
             self.send_response(status)

@@ -1,0 +1,45 @@
+"""What the operator asks env servers, at a real one: only the env server of the pod that is meant may answer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from osworld_operator.env_servers import EnvServers
+from osworld_operator.observe import Report
+from server_process import ServerProcess, env_server
+
+TOKEN = "pool-internal"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+UID = "0f9c2a54-6f4e-4c3e-8a4b-3f1b6f0f0a11"
+GONE = "77e0d1c2-0000-4000-8000-000000000000"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with env_server(tmp_path, OSWORLD_UID=UID, OSWORLD_TOKEN=TOKEN) as process:
+        yield process.wait_ready()
+
+
+async def test_a_pod_is_not_drained_in_the_place_of_one_that_had_its_address(server: ServerProcess) -> None:
+    servers = EnvServers(server.port)
+    try:
+        assert await servers.state("127.0.0.1", UID, TOKEN) == Report(is_busy=False, is_drained=False)
+        assert await servers.drain("127.0.0.1", GONE, TOKEN) is None
+        assert await servers.state("127.0.0.1", GONE, TOKEN) is None, "nor is it thought idle or drained"
+        assert await servers.state("127.0.0.1", UID, TOKEN) == Report(is_busy=False, is_drained=False)
+        assert await servers.drain("127.0.0.1", UID, TOKEN) == Report(is_busy=False, is_drained=True)
+    finally:
+        await servers.close()
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/state"), ("POST", "/drain")])
+def test_the_refusal_has_a_name(server: ServerProcess, method: str, path: str) -> None:
+    refused = httpx.request(method, server.url + path, headers={**HEADERS, "X-Osworld-Uid": GONE})
+    assert (refused.status_code, refused.json()["fault"]["reason"]) == (421, "wrong_server")
+    assert httpx.get(f"{server.url}/readyz").status_code == 200, "nothing was drained"
+
+
+def test_a_caller_that_names_nobody_means_whoever_is_there(server: ServerProcess) -> None:
+    assert httpx.get(f"{server.url}/state", headers=HEADERS).status_code == 200
