@@ -90,7 +90,7 @@ def test_an_update_ends_no_episode(pool: Pool, servers: PlayedEnvServers) -> Non
     servers.set_phase(busy, Phase.RUNNING)
     pool.apply(replicas=3, spares=1, podTemplate={"labels": {"team": "blue"}})
     wait_until(lambda: _outdated(pool, old) == [uid], CONVERGE_S, "all but the busy pod are of the new spec")
-    assert pool.condition("Progressing") == ("True", "Updating")
+    wait_until(lambda: pool.condition("Progressing") == ("True", "Updating"), CONVERGE_S, "only the update is left")
     servers.set_phase(busy, Phase.EVALUATED)
     wait_until(lambda: not _outdated(pool, old), CONVERGE_S, "the busy pod is updated after its episode")
     pool.wait_whole(3, 1)
