@@ -4,9 +4,11 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+
+import psutil
 
 from osworld_contract.registry import Registry, read_registry
 from server_process import clean_environment
@@ -24,15 +26,18 @@ class Up:
 
     folder: Path
     envs: int
+    spares: int = 0
+    variables: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         self.log_path = self.folder / "up.log"
         ready_file = self.folder / "ready.json"
-        argv = ["up", "--envs", str(self.envs), "--port", "0", "--step-pause-s", "0.1", "--ready-file", str(ready_file)]
+        argv = ["up", "--envs", str(self.envs), "--spares", str(self.spares), "--port", "0"]
+        argv += ["--step-pause-s", "0.1", "--ready-file", str(ready_file)]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "osworld_env", *argv],
-                env=clean_environment(**FRUGAL),
+                env=clean_environment(**FRUGAL, **self.variables),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -50,6 +55,16 @@ class Up:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(STOP_DEADLINE_S)
+
+    @property
+    def router_pid(self) -> int:
+        """Return the router's process id."""
+        [pid] = [
+            child.pid
+            for child in psutil.Process(self.process.pid).children(recursive=True)
+            if "osworld_router" in child.cmdline()
+        ]
+        return pid
 
     @property
     def log(self) -> str:

@@ -76,8 +76,12 @@ class Keeper:
         on_ready: Callable[[Child], None],
         log_path: Path,
         limits: Limits,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare to keep what `launch` describes; it is asked anew for every start, then `on_ready` is told."""
+        """Prepare to keep what `launch` describes; it is asked anew for every start.
+
+        `on_ready` is told when the program is ready, `on_end` when it has ended by itself.
+        """
         self.name = name
         self.state = KeeperState.STARTING
         self.child: Child | None = None
@@ -86,6 +90,7 @@ class Keeper:
         self._on_ready = on_ready
         self._log_path = log_path
         self._limits = limits
+        self._on_end = on_end
         self._ready_at = 0.0
 
     async def start(self) -> None:
@@ -111,6 +116,7 @@ class Keeper:
         restarts = 0
         while self.child is not None:
             returncode = await self.child.wait()
+            self._on_end()
             await self.child.kill()  # what is left of its process group, when the program was killed
             lived_s = time.monotonic() - self._ready_at
             _logger.warning("%s %s after %.0f s", self.name, exit_words(returncode), lived_s)

@@ -44,7 +44,7 @@ def ago(seconds: float) -> str:
 
 
 def _row(view: EnvView, now: float) -> tuple[str, ...]:
-    start = (str(view.env_idx), str(view.pid or "-"), str(view.port or "-"))
+    start = ("spare" if view.env_idx is None else str(view.env_idx), str(view.pid or "-"), str(view.port or "-"))
     state = view.state
     if state is None:
         word = "no answer" if view.keeper is KeeperState.READY else str(view.keeper)

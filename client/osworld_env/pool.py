@@ -1,7 +1,8 @@
 """A local pool: env servers and a router as processes of this machine. The one writer of its registry file.
 
-The registry names an env server from the moment it is ready. While one restarts, its old entry stays, so the router
-answers ``env_down`` for this env_idx and not ``unknown_env``; the next entry has another uid and the next epoch.
+The registry names an env server from the moment it is ready and has an env_idx. The env_idx of one that ends goes to a
+spare at once. Without a spare its old entry stays until an env server is ready, so that the router answers
+``env_down`` and not ``unknown_env``. Each next entry has another uid and the next epoch.
 """
 
 import asyncio
@@ -16,13 +17,14 @@ from typing import Final
 import httpx
 from pydantic import ValidationError
 
-from osworld_contract.registry import Registry, write_registry
+from osworld_contract.registry import MoveRequest, Registry, RegistryEntry, write_registry
 from osworld_contract.wire import EnvState
 from osworld_env.child import Child
 from osworld_env.errors import CliError, ProgramError
 from osworld_env.foreground import Interrupts
 from osworld_env.keeper import Keeper, KeeperState, Launch
-from osworld_env.pool_plan import PoolPlan, Tenancy, env_launch, next_tenancy, router_launch
+from osworld_env.pool_plan import PoolPlan, Server, env_launch, next_server, router_launch
+from osworld_env.pool_seats import Seats, Tenancy
 from osworld_env.ports import PortPicker
 
 _logger = logging.getLogger(__name__)
@@ -34,9 +36,10 @@ STARTS_AT_ONCE: Final = max(2, os.cpu_count() or 2)
 
 @dataclass(frozen=True)
 class EnvView:
-    """One env as the live table shows it."""
+    """One env server as the live table shows it."""
 
-    env_idx: int
+    env_idx: int | None
+    """None for a spare."""
     epoch: int
     pid: int | None
     port: int | None
@@ -50,22 +53,25 @@ class LocalPool:
 
     def __init__(self, plan: PoolPlan) -> None:
         self.plan = plan
-        self._tenancies: dict[int, Tenancy] = {}
-        self._starting: dict[int, Tenancy] = {}
+        self._seats = Seats(plan.envs)
+        self._servers: dict[int, Server] = {}
+        """The last env server of each slot, starting, living or ended."""
         self._ports = PortPicker()
+        self._door_port = self._ports.pick() if plan.spares else None
         self._envs = [
             Keeper(
-                f"env {index}",
-                partial(self._launch_env, index),
-                partial(self._moved_in, index),
-                plan.log_path(f"env {index}"),
+                f"env {slot}",
+                partial(self._launch_env, slot),
+                partial(self._came_up, slot),
+                plan.log_path(f"env {slot}"),
                 plan.limits,
+                partial(self._ended, slot),
             )
-            for index in range(plan.envs)
+            for slot in range(plan.envs + plan.spares)
         ]
         self._router = Keeper(
             "router",
-            lambda: router_launch(plan, os.environ),
+            lambda: router_launch(plan, os.environ, self._door_port),
             lambda _: None,
             plan.log_path("router"),
             plan.limits,
@@ -116,37 +122,82 @@ class LocalPool:
             keeper.kill()
 
     async def views(self) -> list[EnvView]:
-        """Return all envs as they are now; each is asked for its state once, at the same time."""
+        """Return all envs as they are now, then the spares; each is asked for its state once, at the same time."""
         headers = {"Authorization": f"Bearer {self.plan.upstream_token}"}
         timeout = httpx.Timeout(STATE_TIMEOUT_S)
         async with httpx.AsyncClient(headers=headers, timeout=timeout, trust_env=False) as http:
-            return list(await asyncio.gather(*(self._view(index, http) for index in range(self.plan.envs))))
+            tenancies = {tenancy.server.slot: tenancy for tenancy in self._seats.tenancies}
+            views = (self._view(slot, tenancies.get(slot), http) for slot in range(len(self._envs)))
+            return sorted(await asyncio.gather(*views), key=_by_env_idx)
 
-    async def _view(self, env_idx: int, http: httpx.AsyncClient) -> EnvView:
-        keeper, tenancy = self._envs[env_idx], self._tenancies.get(env_idx)
+    def move(self, env_idx: int, wanted: MoveRequest) -> RegistryEntry | None:
+        """Give `env_idx` to a spare, and end the env server that had it. Returns who has it then, None without a spare.
+
+        Whatever it is still doing must not go on beside its successor's work; it comes back clean, as a spare.
+        """
+        before = {tenancy.env_idx: tenancy for tenancy in self._seats.tenancies}.get(env_idx)
+        after = self._seats.move(env_idx, wanted.from_uid, wanted.epoch)
+        if after is not None and before is not None and after is not before:
+            self._write_registry()
+            self._log_move(after)
+            self._envs[before.server.slot].kill()
+        return after.entry() if after is not None else None
+
+    @asynccontextmanager
+    async def door(self) -> AsyncIterator[None]:
+        """Answer the router's wishes while the context is open, where there are spares."""
+        if self._door_port is None:
+            yield
+            return
+        from osworld_env.pool_door import open_door  # noqa: PLC0415 - needs the router's extra, the client does not
+
+        async with open_door(self._door_port, self.plan.upstream_token, self.move):
+            yield
+
+    async def _view(self, slot: int, tenancy: Tenancy | None, http: httpx.AsyncClient) -> EnvView:
+        keeper = self._envs[slot]
         state = None
         if keeper.port is not None and keeper.state is KeeperState.READY:
             try:
                 reply = await http.get(f"http://127.0.0.1:{keeper.port}/state")
                 state = EnvState.model_validate_json(reply.content)
             except (httpx.HTTPError, ValidationError):
-                _logger.debug("env %d gave no state", env_idx, exc_info=True)
+                _logger.debug("%s gave no state", keeper.name, exc_info=True)
         pid = keeper.child.pid if keeper.child is not None and keeper.child.returncode is None else None
-        return EnvView(env_idx, tenancy.epoch if tenancy else 0, pid, keeper.port, keeper.state, state)
+        env_idx, epoch = (tenancy.env_idx, tenancy.epoch) if tenancy else (None, 0)
+        return EnvView(env_idx, epoch, pid, keeper.port, keeper.state, state)
 
-    def _launch_env(self, env_idx: int) -> Launch:
-        tenancy = next_tenancy(env_idx, self._tenancies.get(env_idx), self._ports.pick())
-        self._starting[env_idx] = tenancy
-        return env_launch(self.plan, tenancy, os.environ)
+    def _launch_env(self, slot: int) -> Launch:
+        server = self._servers[slot] = next_server(slot, self._ports.pick())
+        return env_launch(self.plan, server, os.environ)
 
-    def _moved_in(self, env_idx: int, child: Child) -> None:
-        tenancy = self._tenancies[env_idx] = self._starting.pop(env_idx)
-        entries = tuple(self._tenancies[index].entry() for index in sorted(self._tenancies))
+    def _came_up(self, slot: int, child: Child) -> None:
+        server = self._servers[slot]
+        tenancy = self._seats.came_up(server)
+        if tenancy is None:
+            _logger.info("spare %d is ready: pid %d, port %d", slot, child.pid, server.port)
+            return
+        self._write_registry()
+        _logger.info(
+            "env %d is ready: pid %d, port %d, epoch %d", tenancy.env_idx, child.pid, server.port, tenancy.epoch
+        )
+
+    def _ended(self, slot: int) -> None:
+        tenancy = self._seats.ended(slot)
+        if tenancy is not None:
+            self._write_registry()
+            self._log_move(tenancy)
+
+    def _log_move(self, tenancy: Tenancy) -> None:
+        spare = self._envs[tenancy.server.slot].name
+        _logger.info("env %d moved to the spare %r, epoch %d", tenancy.env_idx, spare, tenancy.epoch)
+
+    def _write_registry(self) -> None:
+        entries = tuple(tenancy.entry() for tenancy in self._seats.tenancies)
         try:
             write_registry(self.plan.registry_path, Registry(envs=entries))
         except OSError as error:
             raise CliError(f"the registry {self.plan.registry_path} cannot be written: {error.strerror}") from error
-        _logger.info("env %d is ready: pid %d, port %d, epoch %d", env_idx, child.pid, tenancy.port, tenancy.epoch)
 
     async def _watch_router(self) -> None:
         await self._router.watch()
@@ -176,7 +227,7 @@ async def running_pool(plan: PoolPlan, interrupts: Interrupts) -> AsyncIterator[
     try:
         await pool.start()
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with pool.door(), asyncio.TaskGroup() as tasks:
                 watch = tasks.create_task(pool.watch())
                 yield pool
                 watch.cancel()
@@ -184,6 +235,10 @@ async def running_pool(plan: PoolPlan, interrupts: Interrupts) -> AsyncIterator[
             raise _first_cli_error(group) from group
     finally:
         await pool.stop()
+
+
+def _by_env_idx(view: EnvView) -> tuple[bool, int]:
+    return view.env_idx is None, view.env_idx or 0
 
 
 def _first_cli_error(group: ExceptionGroup[Exception]) -> Exception:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from osworld_contract.names import ENV_TOKEN, ENV_UPSTREAM_TOKEN
-from osworld_contract.registry import RegistryEntry
 from osworld_env.keeper import Launch, Limits
 
 ENV_HOST: Final = "127.0.0.1"
@@ -24,13 +23,15 @@ class PoolPlan:
     """One local pool."""
 
     envs: int
-    """How many env servers: env_idx 0 to envs - 1."""
+    """How many envs: env_idx 0 to envs - 1."""
     provider: str
     host: str
     """Where the router listens."""
     port: int
     run_dir: Path
     """Private folder of registry and logs; exists."""
+    spares: int = 0
+    """How many env servers beside them, ready to take the env_idx of one that ended."""
     is_insecure: bool = False
     """Listen beyond this machine without a token."""
     router_token: str | None = field(default=None, repr=False)
@@ -58,44 +59,42 @@ class PoolPlan:
 
 
 @dataclass(frozen=True)
-class Tenancy:
-    """Which env server has an env_idx. A successor has the next epoch and another uid."""
+class Server:
+    """One env server's process. The next one in its slot has another uid and another port."""
 
-    env_idx: int
-    epoch: int
+    slot: int
     uid: str
     port: int
 
-    def entry(self) -> RegistryEntry:
-        """Return the tenancy as the registry has it."""
-        return RegistryEntry(env_idx=self.env_idx, uid=self.uid, epoch=self.epoch, url=f"http://{ENV_HOST}:{self.port}")
+    @property
+    def url(self) -> str:
+        """Return where it listens."""
+        return f"http://{ENV_HOST}:{self.port}"
 
 
-def next_tenancy(env_idx: int, before: Tenancy | None, port: int) -> Tenancy:
-    """Return the tenancy of a fresh env server at `port`, after `before` where there was one."""
-    epoch = 1 if before is None else before.epoch + 1
-    return Tenancy(env_idx, epoch, f"local-{env_idx}-{secrets.token_hex(6)}", port)
+def next_server(slot: int, port: int) -> Server:
+    """Return a fresh env server for `slot` at `port`."""
+    return Server(slot, f"local-{slot}-{secrets.token_hex(6)}", port)
 
 
-def env_launch(plan: PoolPlan, tenancy: Tenancy, environment: Mapping[str, str]) -> Launch:
-    """Return how the env server of `tenancy` is started, with `environment` as the base of its variables."""
+def env_launch(plan: PoolPlan, server: Server, environment: Mapping[str, str]) -> Launch:
+    """Return how `server` is started, with `environment` as the base of its variables."""
     variables = {key: value for key, value in environment.items() if key != ENV_UPSTREAM_TOKEN}
     variables |= plan.env_variables
     variables |= {
         "PROVIDER": plan.provider,
         "OSWORLD_HOST": ENV_HOST,
-        "OSWORLD_PORT": str(tenancy.port),
-        "OSWORLD_UID": tenancy.uid,
+        "OSWORLD_PORT": str(server.port),
+        "OSWORLD_UID": server.uid,
         "OSWORLD_INSECURE": "0",  # desktops of this machine could reach an env server that asks for no token
         ENV_TOKEN: plan.upstream_token,
         "PYTHONUNBUFFERED": "1",
     }
-    url = f"http://{ENV_HOST}:{tenancy.port}/readyz"
-    return Launch((sys.executable, "-m", "osworld_envpod"), variables, url, tenancy.port)
+    return Launch((sys.executable, "-m", "osworld_envpod"), variables, f"{server.url}/readyz", server.port)
 
 
-def router_launch(plan: PoolPlan, environment: Mapping[str, str]) -> Launch:
-    """Return how the router of `plan` is started."""
+def router_launch(plan: PoolPlan, environment: Mapping[str, str], door_port: int | None = None) -> Launch:
+    """Return how the router of `plan` is started; `door_port` is where it asks for moves."""
     variables = {key: value for key, value in environment.items() if key != ENV_TOKEN}
     variables |= {
         "OSWORLD_ROUTER_HOST": plan.host,
@@ -105,6 +104,8 @@ def router_launch(plan: PoolPlan, environment: Mapping[str, str]) -> Launch:
         ENV_UPSTREAM_TOKEN: plan.upstream_token,
         "PYTHONUNBUFFERED": "1",
     }
+    if door_port is not None:
+        variables["OSWORLD_ROUTER_MOVE_URL"] = f"http://{ENV_HOST}:{door_port}"
     if plan.router_token:
         variables[ENV_TOKEN] = plan.router_token
     return Launch((sys.executable, "-m", "osworld_router"), variables, f"{plan.router_url}/health", plan.port)

@@ -28,11 +28,18 @@ TABLE_EVERY_S: Final = 1.0
 ENVS_MAX: Final = 256
 """A guess: far beyond what one machine carries, below what its ports do."""
 
+SPARES_MAX: Final = 16
+"""A guess: more than ever end at the same time."""
+
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def up(  # noqa: PLR0913, PLR0917 - one parameter for each option
-    envs: Annotated[int, typer.Option("--envs", "-n", min=1, max=ENVS_MAX, help="How many env servers.")] = 1,
+    envs: Annotated[int, typer.Option("--envs", "-n", min=1, max=ENVS_MAX, help="How many envs.")] = 1,
+    spares: Annotated[
+        int,
+        typer.Option(min=0, max=SPARES_MAX, help="How many env servers more, for the place of one that ends."),
+    ] = 0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The router's port; 0 takes a free one.")] = ROUTER_PORT,
     provider: Annotated[str, typer.Option(help="The desktops' provider.")] = "xvfb",
     host: Annotated[str, typer.Option(help="Address on which the router listens.")] = "127.0.0.1",
@@ -61,6 +68,7 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter for each option
     with run_folder() as folder:
         plan = PoolPlan(
             envs=envs,
+            spares=spares,
             provider=provider,
             host=host,
             port=port or PortPicker().pick(),
@@ -76,7 +84,7 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter for each option
             ),
         )
         terminal.set_up_console_logging("INFO", tuple(filter(None, (token, plan.upstream_token))))
-        terminal.out.print(f"Starting {envs} {provider} env server(s); logs in {folder}")
+        terminal.out.print(f"Starting {envs + spares} {provider} env server(s); logs in {folder}")
         run_in_foreground(lambda interrupts: _serve(plan, ready_file, interrupts))
         terminal.out.print("Stopped.")
 
@@ -106,7 +114,11 @@ async def _write_ready_file(path: Path, pool: LocalPool) -> None:
         "router_url": pool.plan.router_url,
         "pid": os.getpid(),
         "run_dir": str(pool.plan.run_dir),
-        "envs": [{"env_idx": view.env_idx, "pid": view.pid, "port": view.port, "epoch": view.epoch} for view in views],
+        "envs": [
+            {"env_idx": view.env_idx, "pid": view.pid, "port": view.port, "epoch": view.epoch}
+            for view in views
+            if view.env_idx is not None
+        ],
     }
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -39,6 +39,19 @@ class Registry(BaseModel):
         return self
 
 
+class MoveRequest(BaseModel):
+    """A wish that an env_idx goes to a spare: who has it in the eyes of the one who asks.
+
+    Posted to ``/envs/{env_idx}/move`` of the registry's one writer, which answers 200 with who has it then (somebody
+    else where it has moved already) or 503 where there is no spare.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    from_uid: str = Field(min_length=1)
+    epoch: int = Field(ge=1)
+
+
 def read_registry(path: Path) -> Registry:
     """Return the registry in `path`.
 

@@ -4,16 +4,17 @@ The replies that an episode is made of are held until they are whole: one that b
 client that has seen half of it would take it for an error.
 """
 
+import asyncio
 import functools
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
 from osworld_contract.names import HEADER_UNSEEN
 from osworld_contract.registry import RegistryEntry
-from osworld_router.errors import ClientGone, TransferBroken, UpstreamError
+from osworld_router.errors import ClientGone, EnvLost, TransferBroken, UpstreamError
 from osworld_router.exchange import Exchange
 from osworld_router.headers import end_to_end, upstream_headers, upstream_query
 from osworld_router.metrics import Metrics
@@ -45,8 +46,8 @@ class Courier:
         self._upstream = upstream
         self._metrics = metrics
 
-    async def attempt(self, exchange: Exchange, entry: RegistryEntry) -> None:
-        """Send the call to `entry` and pass its reply on.
+    async def attempt(self, exchange: Exchange, entry: RegistryEntry, patience_s: float | None = None) -> None:
+        """Send the call to `entry` and pass its reply on. A held reply must be whole within `patience_s`.
 
         Raises:
             CallFailed: The env server could not be reached, or its reply was lost.
@@ -56,7 +57,7 @@ class Courier:
         """
         started = time.perf_counter()
         try:
-            await self._carry(exchange, entry)
+            await self._carry(exchange, entry, patience_s)
         except (UpstreamError, TransferBroken) as error:
             if exchange.body.error is not None:
                 raise exchange.body.error from error
@@ -66,7 +67,7 @@ class Courier:
         finally:
             self._metrics.attempt_ended(exchange.route.operation, time.perf_counter() - started)
 
-    async def _carry(self, exchange: Exchange, entry: RegistryEntry) -> None:
+    async def _carry(self, exchange: Exchange, entry: RegistryEntry, patience_s: float | None) -> None:
         request, route, body = exchange.request, exchange.route, exchange.body
         unseen = [(HEADER_UNSEEN, "1")] if exchange.is_unseen else []
         call = Call(
@@ -78,6 +79,7 @@ class Courier:
         )
         probe = functools.partial(self._upstream.is_alive, entry, PROBE_INTERVAL_S)
         async with (
+            _patience(patience_s) as patience,
             Vigil(probe=probe),
             self._upstream.send(entry, call) as upstream_reply,
             aclosing(upstream_reply.chunks()) as chunks,
@@ -87,10 +89,27 @@ class Courier:
                 raise FaultError(fault)
             status, headers = upstream_reply.status, end_to_end(upstream_reply.headers)
             held, is_whole = await _hold(chunks) if route.operation in HELD else ([], False)
+            patience.reschedule(None)
             if not is_whole:
                 await _send(exchange, status, headers, held, chunks)
         if is_whole:
             await _send(exchange, status, headers, held, None)
+
+
+@asynccontextmanager
+async def _patience(seconds: float | None) -> AsyncIterator[asyncio.Timeout]:
+    """End what is inside after `seconds`, as an env server that is lost.
+
+    Raises:
+        EnvLost: It took longer.
+    """
+    try:
+        async with asyncio.timeout(seconds) as patience:
+            yield patience
+    except TimeoutError as error:
+        if not patience.expired():
+            raise
+        raise EnvLost(f"the env server took over {seconds:g} s", phase="patience") from error
 
 
 async def _hold(chunks: AsyncGenerator[bytes, None]) -> tuple[list[bytes], bool]:

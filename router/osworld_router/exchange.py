@@ -18,6 +18,7 @@ class CallLimits:
     deadlines_s: Mapping[Operation, float]
     env_wait_s: float
     retry_s: float
+    hedge_after_s: float
     body: BodyLimits
 
 
@@ -34,6 +35,8 @@ class Exchange:
     entry: RegistryEntry | None = None
     """The env server that was asked last."""
     attempts: int = 0
+    hedges: int = 0
+    """How often a spare was asked for."""
     is_unseen: bool = False
     """Whether it is about an episode of which this router knows nothing; see `scores`."""
     failures: list[Failure] = field(default_factory=list)

@@ -51,6 +51,12 @@ class Metrics:
             ("result",),
             registry=self._registry,
         )
+        self._hedges = Counter(
+            f"{METRIC_PREFIX}router_hedges_total",
+            "Resets for which another env server was asked for, by what came of it.",
+            ("result",),
+            registry=self._registry,
+        )
         self._faults = Counter(
             f"{METRIC_PREFIX}faults_total",
             "Faults that the router itself answered with.",
@@ -76,6 +82,10 @@ class Metrics:
     def ack_ended(self, result: str) -> None:
         """Count an acknowledgement."""
         self._acks.labels(result).inc()
+
+    def hedged(self, result: str) -> None:
+        """Count a reset for which another env server was asked for."""
+        self._hedges.labels(result).inc()
 
     def fault_answered(self, fault: Fault) -> None:
         """Count a fault."""

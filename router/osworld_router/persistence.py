@@ -12,6 +12,7 @@ from osworld_contract.registry import RegistryEntry
 from osworld_router.courier import CallFailed, Courier
 from osworld_router.exchange import CallLimits, Exchange
 from osworld_router.metrics import Metrics
+from osworld_router.mover import Mover
 from osworld_router.policy import Ending, Failure, Move, next_move
 from osworld_router.resolve import Operation, Route, Snapshot, find
 from osworld_router.snapshots import LiveRegistry
@@ -24,12 +25,19 @@ PAUSE_MAX_S: Final = 5.0
 after a second or two, and what stays away is not to be asked by a whole batch at once."""
 
 
+HEDGES_MAX: Final = 2
+"""Moves that one reset may cost: a task that brings down every env server must not go through all of a pool."""
+
+
 class Persistence:
     """Tries calls again."""
 
-    def __init__(self, registry: LiveRegistry, courier: Courier, limits: CallLimits, metrics: Metrics) -> None:
+    def __init__(
+        self, registry: LiveRegistry, courier: Courier, mover: Mover, limits: CallLimits, metrics: Metrics
+    ) -> None:
         self._registry = registry
         self._courier = courier
+        self._mover = mover
         self._limits = limits
         self._metrics = metrics
 
@@ -54,7 +62,19 @@ class Persistence:
         """Make one attempt, after `move` was decided on; None for the first."""
         exchange.attempts += 1
         exchange.entry = await self._entry(exchange, move)
-        await self._courier.attempt(exchange, exchange.entry)
+        can_hedge = self._can_hedge(exchange)
+        patience_s = self._limits.hedge_after_s if can_hedge and not exchange.hedges else None
+        try:
+            await self._courier.attempt(exchange, exchange.entry, patience_s)
+        except CallFailed:
+            if can_hedge:
+                exchange.hedges += 1
+                await self._mover.move(exchange.entry)
+            raise
+
+    def _can_hedge(self, exchange: Exchange) -> bool:
+        is_reset = exchange.route.operation is Operation.RESET
+        return is_reset and self._mover.is_there and exchange.body.is_replayable and exchange.hedges < HEDGES_MAX
 
     def decide(self, exchange: Exchange, seconds: float) -> Move:
         """Return what to do about the last failure, `seconds` after the first."""

@@ -9,7 +9,6 @@ from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
 from osworld_router.acks import Acks
 from osworld_router.asgi import Receive
 from osworld_router.body import RequestBody
-from osworld_router.courier import Courier
 from osworld_router.errors import ClientGone, TransferBroken
 from osworld_router.exchange import CallLimits, Exchange
 from osworld_router.headers import idempotency_headers
@@ -18,7 +17,6 @@ from osworld_router.persistence import Persistence
 from osworld_router.reply import Reply, ends_v1_episode
 from osworld_router.resolve import Operation, Request, Route
 from osworld_router.scores import Scores
-from osworld_router.snapshots import LiveRegistry
 from osworld_router.vigil import Vigil
 
 logger = logging.getLogger(__name__)
@@ -27,10 +25,8 @@ logger = logging.getLogger(__name__)
 class Proxy:
     """Passes calls to env servers."""
 
-    def __init__(
-        self, registry: LiveRegistry, courier: Courier, acks: Acks, limits: CallLimits, metrics: Metrics
-    ) -> None:
-        self._persistence = Persistence(registry, courier, limits, metrics)
+    def __init__(self, persistence: Persistence, acks: Acks, limits: CallLimits, metrics: Metrics) -> None:
+        self._persistence = persistence
         self._acks = acks
         self._limits = limits
         self._metrics = metrics

@@ -22,7 +22,9 @@ from osworld_router.errors import StartError
 from osworld_router.exchange import CallLimits
 from osworld_router.health import HealthBoard
 from osworld_router.metrics import Metrics
+from osworld_router.mover import Mover
 from osworld_router.pages import Pages
+from osworld_router.persistence import Persistence
 from osworld_router.proxy import Proxy
 from osworld_router.registry import RegistryFile
 from osworld_router.settings import MIB_BYTES, RouterSettings
@@ -82,7 +84,9 @@ async def serve(settings: RouterSettings, listener: socket.socket) -> None:
         Acks(upstream, metrics) as acks,
         asyncio.TaskGroup() as tasks,
     ):
-        proxy = Proxy(registry, Courier(upstream, metrics), acks, _limits(settings), metrics)
+        mover = Mover(settings.router_move_url, upstream, registry, metrics)
+        persistence = Persistence(registry, Courier(upstream, metrics), mover, _limits(settings), metrics)
+        proxy = Proxy(persistence, acks, _limits(settings), metrics)
         gate = Gate(settings.token.get_secret_value() if settings.token else None)
         pages = Pages(registry, HealthBoard(registry, upstream, metrics), metrics)
         app = App(Access(gate, are_metrics_open=settings.is_loopback), pages, proxy, metrics)
@@ -138,5 +142,6 @@ def _limits(settings: RouterSettings) -> CallLimits:
         deadlines_s=settings.deadlines_s,
         env_wait_s=settings.router_env_wait_s,
         retry_s=settings.router_retry_s,
+        hedge_after_s=settings.router_hedge_after_s,
         body=BodyLimits(settings.router_body_limit_mib * MIB_BYTES, settings.router_body_idle_timeout_s),
     )

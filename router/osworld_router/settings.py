@@ -55,6 +55,11 @@ class RouterSettings(BaseSettings):
     """How long a step, an evaluate or a history whose env server was lost is sent to it again, from the first loss on;
     0 sends once. A guess: a frozen machine or a broken link that lasts longer costs the env its env_idx. A reset is
     tried for its whole time."""
+    router_move_url: str | None = None
+    """Where the one writer of the registry is asked to give an env_idx to a spare. `osworld-env up --spares` sets it.
+    None: resets stay with their env server."""
+    router_hedge_after_s: Seconds = 30
+    """How long a reset may take before it is begun anew on a spare, once. Source: design, "OSWorldEnv"."""
     router_connect_timeout_s: Seconds = 3
     """A guess: a TCP connection inside a cluster takes milliseconds, one lost SYN is sent again after 1 s."""
     router_body_limit_mib: int = Field(default=64, ge=1, le=4096)

@@ -141,10 +141,13 @@ class Upstream:
         finally:
             response.close() if not response.content.is_eof() else response.release()
 
-    async def post(self, entry: RegistryEntry, path: str, headers: Headers, timeout_s: float) -> int | None:
-        """Return the status of a call without a body, None where no reply came within `timeout_s`."""
+    async def post(
+        self, entry: RegistryEntry, path: str, headers: Headers, timeout_s: float, body: bytes | None = None
+    ) -> int | None:
+        """Return the status of a call, None where no reply came within `timeout_s`."""
+        call = Call("POST", path, headers, body=body)
         try:
-            async with asyncio.timeout(timeout_s), self.send(entry, Call("POST", path, headers)) as reply:
+            async with asyncio.timeout(timeout_s), self.send(entry, call) as reply:
                 await reply.snippet()
                 return reply.status
         except (TimeoutError, UpstreamError, TransferBroken):

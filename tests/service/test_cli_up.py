@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from osworld_contract.faults import FaultError, FaultReason
@@ -86,6 +88,67 @@ def test_an_env_server_that_is_killed_comes_back_with_the_next_epoch(up: Up) -> 
         wait_until(lambda: client.health().status == "ok", 10, "the router sees the new env server")
         reply = client.reset(json.loads((EXAMPLES / "task.json").read_text()))
         assert reply.obs_messages is not None
+
+
+@pytest.mark.timeout(300)
+def test_a_spare_takes_the_place_of_an_env_server_that_is_killed(tmp_path: Path) -> None:
+    task = json.loads((EXAMPLES / "task.json").read_text())
+    with Up(tmp_path, envs=1, spares=1) as running, EnvClient(running.token_url) as client:
+        wait_until(lambda: "spare 1 is ready" in running.log, READY_DEADLINE_S, "the spare")
+        client.reset(task)
+        os.kill(running.env_pids[0], signal.SIGKILL)
+        wait_until(lambda: "env 0 moved to the spare" in running.log, READY_DEADLINE_S, "the move")
+        assert running.registry.envs[0].epoch == 2
+        assert "is ready: pid" not in running.log.split("env 0 moved to the spare")[1], "nothing had to start for it"
+        with pytest.raises(FaultError) as caught:
+            client.evaluate()
+        assert caught.value.fault.masked
+        assert client.reset(task).obs_messages is not None
+        wait_until(lambda: running.log.count("spare 0 is ready") == 1, READY_DEADLINE_S, "a new spare")
+        assert [entry.epoch for entry in running.registry.envs] == [2]
+
+
+@pytest.mark.timeout(300)
+def test_a_reset_at_a_frozen_env_server_goes_on_at_a_spare(tmp_path: Path) -> None:
+    task = json.loads((EXAMPLES / "task.json").read_text())
+    with Up(tmp_path, envs=1, spares=1) as running, EnvClient(running.token_url) as client:
+        os.kill(running.env_pids[0], signal.SIGSTOP)
+        assert client.reset(task).obs_messages is not None
+        assert [entry.epoch for entry in running.registry.envs] == [2]
+        assert client.evaluate() == 0.0
+        metrics = httpx.get(f"{running.url}/metrics").text
+        assert 'osworld_router_hedges_total{result="moved"} 1.0' in metrics
+        wait_until(lambda: "spare 0 is ready" in running.log, READY_DEADLINE_S, "the frozen one, begun anew")
+
+
+@pytest.mark.timeout(300)
+def test_a_reset_that_lags_is_begun_anew_on_a_spare_once(tmp_path: Path) -> None:
+    task = json.loads((EXAMPLES / "task.json").read_text())
+    task["config"].append({"type": "execute", "parameters": {"command": ["sleep", "8"]}})
+    with (
+        Up(tmp_path, envs=1, spares=1, variables={"OSWORLD_ROUTER_HEDGE_AFTER_S": "3"}) as running,
+        EnvClient(running.token_url) as client,
+    ):
+        assert client.reset(task).obs_messages is not None
+        assert [entry.epoch for entry in running.registry.envs] == [2], "and it had its time there"
+        assert client.evaluate() == 0.0
+
+
+@pytest.mark.timeout(300)
+def test_who_may_ask_for_a_move(tmp_path: Path) -> None:
+    with Up(tmp_path, envs=1, spares=1) as running:
+        [entry] = running.registry.envs
+        environment = psutil.Process(running.router_pid).environ()
+        url = environment["OSWORLD_ROUTER_MOVE_URL"]
+        wish = {"from_uid": entry.uid, "epoch": entry.epoch}
+        assert httpx.post(f"{url}/envs/0/move", json=wish).status_code == 401
+        bearer = {"Authorization": f"Bearer {environment['OSWORLD_UPSTREAM_TOKEN']}"}
+        for body in (b"", b"[]", json.dumps(wish | {"epoch": 0}).encode()):
+            assert httpx.post(f"{url}/envs/0/move", content=body, headers=bearer).status_code == 422
+        assert httpx.post(f"{url}/envs/x/move", json=wish, headers=bearer).status_code == 404
+        assert running.registry.envs == (entry,)
+        assert httpx.post(f"{url}/envs/0/move", json=wish, headers=bearer).json()["epoch"] == 2
+        assert running.registry.envs[0].epoch == 2
 
 
 def test_the_run_folder_is_private_and_its_registry_has_no_secret(up: Up) -> None:

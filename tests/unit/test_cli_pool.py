@@ -1,4 +1,4 @@
-"""What a local pool is made of: tenancies, variables, pauses between restarts."""
+"""What a local pool is made of: servers, variables, pauses between restarts."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from osworld_contract.names import ENV_TOKEN, ENV_UPSTREAM_TOKEN
 from osworld_env.keeper import BACKOFF_MAX_S, Limits
-from osworld_env.pool_plan import PoolPlan, Tenancy, env_launch, next_tenancy, router_launch
+from osworld_env.pool_plan import PoolPlan, Server, env_launch, next_server, router_launch
 
 PLAN = PoolPlan(
     envs=2,
@@ -21,17 +21,14 @@ PLAN = PoolPlan(
 USERS = {"PATH": "/bin", ENV_TOKEN: "outer", ENV_UPSTREAM_TOKEN: "stale", "OSWORLD_INSECURE": "1", "PROVIDER": "vmware"}
 
 
-def test_a_successor_has_the_next_epoch_and_another_uid() -> None:
-    first = next_tenancy(3, None, 4001)
-    second = next_tenancy(3, first, 4002)
-    assert (first.epoch, second.epoch) == (1, 2)
+def test_the_next_env_server_of_a_slot_is_another() -> None:
+    first, second = next_server(3, 4001), next_server(3, 4002)
     assert first.uid != second.uid
-    assert second.entry().url == "http://127.0.0.1:4002"
-    assert second.entry().env_idx == 3
+    assert (first.url, second.url) == ("http://127.0.0.1:4001", "http://127.0.0.1:4002")
 
 
 def test_an_env_server_asks_for_the_pools_own_token() -> None:
-    variables = env_launch(PLAN, Tenancy(0, 1, "u", 4001), USERS).variables
+    variables = env_launch(PLAN, Server(0, "u", 4001), USERS).variables
     assert variables[ENV_TOKEN] == "inner"
     assert variables["OSWORLD_INSECURE"] == "0"
     assert variables["OSWORLD_HOST"] == "127.0.0.1"
@@ -49,7 +46,7 @@ def test_the_router_asks_for_the_users_token_and_shows_the_pools() -> None:
 
 
 def test_no_token_is_in_an_argument_vector_or_a_repr() -> None:
-    launches = (env_launch(PLAN, Tenancy(0, 1, "u", 4001), USERS), router_launch(PLAN, USERS))
+    launches = (env_launch(PLAN, Server(0, "u", 4001), USERS), router_launch(PLAN, USERS))
     assert not [argument for launch in launches for argument in launch.argv if argument in ("inner", "outer")]
     assert "inner" not in repr(PLAN)
     assert "outer" not in repr(PLAN)

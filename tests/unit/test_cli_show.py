@@ -41,10 +41,13 @@ def test_the_table_shows_phase_step_and_fault() -> None:
 
 def test_an_env_that_does_not_answer_is_shown_with_what_is_known() -> None:
     text = _rendered(
-        EnvView(0, 1, 77, 4001, KeeperState.READY, None), EnvView(1, 1, None, 4002, KeeperState.RESTARTING, None)
+        EnvView(0, 1, 77, 4001, KeeperState.READY, None),
+        EnvView(1, 1, None, 4002, KeeperState.RESTARTING, None),
+        EnvView(None, 0, 79, 4003, KeeperState.READY, None),
     )
     assert "no answer" in text
     assert "restarting" in text
+    assert "spare" in text
 
 
 def test_durations() -> None:
