@@ -74,6 +74,7 @@ class RequestBody:
         """Return whether the client has closed its connection already."""
         if not self._complete.is_set():
             return False
+        await asyncio.sleep(0)  # a write that has just failed ends the connection in the loop's next turn, not before
         try:
             async with asyncio.timeout(0):
                 return bool((await self._receive())["type"] == "http.disconnect")
