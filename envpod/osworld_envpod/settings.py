@@ -97,6 +97,8 @@ class EnvServerSettings(BaseSettings):
     qemu_memory_mib: Annotated[int, Field(ge=512)] = 1024
     """Memory of a virtual machine. 1024 holds our own desktop; OSWorld's image wants 4096."""
 
+    desktop_control: Path | None = None
+    """Folder shared with the xvfb desktop's container; set in a pod. None: desktops are sandboxes of this machine."""
     task_mirror: Path | None = None
     """Folder with copies of the files that tasks download; see docs/operations.md."""
     worker_memory_mib: Annotated[int, Field(ge=256)] = 4096

@@ -81,11 +81,16 @@ def parse_options(argv: Sequence[str]) -> Options:
 
 def fill_home() -> None:
     """Copy the skeleton into the home, which is empty, and make the other folders that programs look for."""
-    shutil.copytree(layout.SKELETON, layout.HOME, dirs_exist_ok=True, symlinks=True)
+    for path in layout.SKELETON.iterdir():
+        if path.is_dir():
+            shutil.copytree(path, layout.HOME / path.name, dirs_exist_ok=True, symlinks=True)
+        else:
+            shutil.copy2(path, layout.HOME / path.name)
     for name in layout.HOME_FOLDERS:
         (layout.HOME / name).mkdir(exist_ok=True)
     for path in [layout.HOME, *layout.HOME.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        if path.stat().st_uid == os.getuid():  # in a pod the home itself is a volume, and the node's
+            path.chmod(0o755 if path.is_dir() else 0o644)
     layout.RUNTIME_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     layout.RUNTIME_DIR.chmod(0o700)
     for name in (".X11-unix", ".ICE-unix"):
@@ -97,9 +102,10 @@ def fill_home() -> None:
 def has_real_sudo() -> bool:
     """Return whether ``sudo`` can gain root's rights here, as it can in a virtual machine and never in a sandbox."""
     try:
-        return bool(Path("/usr/bin/sudo").stat().st_mode & stat.S_ISUID) and os.getpid() != 1
+        is_root_s = bool(Path("/usr/bin/sudo").stat().st_mode & stat.S_ISUID)
     except FileNotFoundError:
         return False
+    return is_root_s and "NoNewPrivs:\t1" not in Path("/proc/self/status").read_text()
 
 
 def link_programs() -> None:

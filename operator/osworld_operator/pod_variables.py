@@ -6,6 +6,7 @@ A test holds every name against the env server's own settings.
 from typing import Any, Final
 
 from osworld_contract.crd import Accelerator, OSWorldEnv, OSWorldEnvSpec, Provider
+from osworld_contract.desktop_control import CONTROL_FOLDER
 from osworld_contract.kube_names import SECRET_KEY_UPSTREAM_TOKEN, tokens_secret_name
 from osworld_contract.names import ENV_SERVER_PORT, ENV_TOKEN
 from osworld_contract.places import CACHE_VARIABLE, SYSTEM_CACHE
@@ -75,7 +76,7 @@ def _desktop(spec: OSWorldEnvSpec) -> dict[str, str]:
         "OSWORLD_WORKER_MEMORY_MIB": str(WORKER_MEMORY_MIB),
     }
     if desktop.provider is Provider.XVFB:
-        return {**found, "OSWORLD_SPARE_DESKTOPS": "0"}
+        return {**found, "OSWORLD_SPARE_DESKTOPS": "0", "OSWORLD_DESKTOP_CONTROL": CONTROL_FOLDER}
     assert desktop.image is not None  # a rule of the model
     found["OSWORLD_QEMU_IMAGE"] = desktop.image.url
     if desktop.image.sha256 is not None:

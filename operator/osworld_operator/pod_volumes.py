@@ -3,11 +3,9 @@
 from typing import Any, Final
 
 from osworld_contract.crd import Cache, OSWorldEnvSpec
+from osworld_contract.desktop_control import CONTROL_FOLDER
 from osworld_contract.names import GUEST_HOME
 from osworld_contract.places import SYSTEM_CACHE
-
-CONTROL_FOLDER: Final = "/var/lib/osworld-desktop"
-"""Where the two containers of an xvfb pod meet; the desktop's sees it read-only."""
 
 CACHE: Final = "cache"
 RUN: Final = "run"

@@ -12,7 +12,9 @@ def desktop_for(settings: EnvServerSettings, show_image: Show) -> Desktop:
     assert settings.provider is Provider.XVFB  # the settings accept no other one
     from osworld_envpod.desktops.xvfb import XvfbDesktop, XvfbSettings  # noqa: PLC0415 - only the chosen provider's needs
 
-    return XvfbDesktop(XvfbSettings(spares=settings.spare_desktops))
+    control = settings.desktop_control
+    guarded = (settings.host, settings.port) if control else None
+    return XvfbDesktop(XvfbSettings(spares=settings.spare_desktops, control=control, guarded=guarded))
 
 
 def _qemu(settings: EnvServerSettings, show_image: Show) -> Desktop:

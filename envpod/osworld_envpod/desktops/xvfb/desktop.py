@@ -1,7 +1,8 @@
-"""The xvfb desktop: a real X desktop in a bubblewrap sandbox, thrown away at each revert.
+"""The xvfb desktop: a real X desktop in a sandbox, thrown away at each revert.
 
-State is driven here. Each revert takes a sandbox that was never used; one spare is booted ahead, so that a revert is a
-swap. No file or process of an episode can reach the next: homes are in memory and end with their sandbox.
+State is driven here. Each revert takes a sandbox that was never used; one spare is booted ahead where there can be one,
+so that a revert is a swap. No file or process of an episode can reach the next: homes are in memory, and end or are
+emptied with their sandbox.
 """
 
 import asyncio
@@ -17,11 +18,11 @@ from osworld_envpod.desktops.base import Desktop, DesktopFacts, DesktopState, Gu
 from osworld_envpod.desktops.cleanliness import leftovers
 from osworld_envpod.desktops.os_faults import os_fault
 from osworld_envpod.desktops.rundir import RunDir, sweep
+from osworld_envpod.desktops.xvfb.bwrap import BwrapMaker
+from osworld_envpod.desktops.xvfb.container import ContainerMaker
+from osworld_envpod.desktops.xvfb.control import Control
 from osworld_envpod.desktops.xvfb.forward import ClosedPort, Forward
-from osworld_envpod.desktops.xvfb.host import read_host_facts
-from osworld_envpod.desktops.xvfb.preflight import describe_missing, missing_programs
-from osworld_envpod.desktops.xvfb.runtime import GuestRuntime, find_runtime
-from osworld_envpod.desktops.xvfb.sandbox import Sandbox
+from osworld_envpod.desktops.xvfb.sandbox import Maker, Sandbox
 from osworld_envpod.desktops.xvfb.settings import XvfbSettings
 
 FACTS: Final = DesktopFacts(provider="xvfb", accelerator="none", can_pause=False, can_fork=False, root="emulated")
@@ -40,7 +41,7 @@ class XvfbDesktop(Desktop):
         self._settings = settings or XvfbSettings()
         self._state = DesktopState.STOPPED
         self._run_dir: RunDir | None = None
-        self._runtime: GuestRuntime | None = None
+        self._maker = _maker(self._settings)
         self._current: Sandbox | None = None
         self._spare: asyncio.Task[Sandbox] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -61,7 +62,7 @@ class XvfbDesktop(Desktop):
     @property
     def start_deadline_s(self) -> float:
         """Return the seconds that a start may take."""
-        return self._settings.start_deadline_s
+        return self._maker.start_deadline_s
 
     @property
     def addresses(self) -> GuestAddresses:
@@ -116,16 +117,14 @@ class XvfbDesktop(Desktop):
         self._state = DesktopState.STOPPED
 
     async def _release(self) -> None:
-        """Give back what lasts over reverts: ports, the runtime's locks, the folder. Can run twice."""
+        """Give back what lasts over reverts: ports, what sandboxes are made of, the folder. Can run twice."""
         for forward in self._forwards.values():
             await forward.close()
         self._forwards = {}
         if self._vnc is not None:
             self._vnc.close()
             self._vnc = None
-        if self._runtime is not None:
-            self._runtime.release()
-            self._runtime = None
+        await self._maker.release()
         if self._run_dir is not None:
             self._run_dir.remove()
             self._run_dir = None
@@ -150,7 +149,7 @@ class XvfbDesktop(Desktop):
         logger.info(
             "desktop ready in %.2f s: boot %s", time.monotonic() - start, self._current and self._current.boot_id
         )
-        if self._settings.spares and self._spare is None:
+        if self._maker.spares and self._spare is None:
             self._spare = asyncio.create_task(self._boot(self._settings.start_deadline_s), name="spare desktop")
 
     async def _fail(self) -> None:
@@ -162,10 +161,7 @@ class XvfbDesktop(Desktop):
         if self._run_dir is None:
             await asyncio.to_thread(sweep, self._settings.run_dir)
             self._run_dir = await asyncio.to_thread(RunDir.create, self._settings.run_dir)
-        if self._runtime is None:
-            if missing := await asyncio.to_thread(missing_programs):
-                raise fault_error(FaultReason.DESKTOP_START_FAILED, describe_missing(missing))
-            self._runtime = await find_runtime()
+        await self._maker.prepare()
         if not self._forwards:
             forwards = {name: Forward() for name in ("agent", "chromium", "vlc")}
             for forward in forwards.values():
@@ -176,11 +172,10 @@ class XvfbDesktop(Desktop):
 
     async def _boot(self, deadline_s: float) -> Sandbox:
         """Start a sandbox and return it when it is drawn and proven clean."""
-        assert self._run_dir is not None and self._runtime is not None
+        assert self._run_dir is not None
         self._boots += 1
-        facts = await asyncio.to_thread(read_host_facts)
         folder = self._run_dir.path / f"{self._boots % 10_000}"
-        sandbox = await Sandbox.boot(self._settings, self._runtime, facts, uuid.uuid4().hex, folder)
+        sandbox = await self._maker.make(uuid.uuid4().hex, folder)
         try:
             await self._prove(sandbox, deadline_s)
         except BaseException:
@@ -253,3 +248,9 @@ class XvfbDesktop(Desktop):
         if self._current is not None:
             await self._current.kill()
             self._current = None
+
+
+def _maker(settings: XvfbSettings) -> Maker:
+    if settings.control is None:
+        return BwrapMaker(settings)
+    return ContainerMaker(settings, Control(settings.control, settings.guarded))

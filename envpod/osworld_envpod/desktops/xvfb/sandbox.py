@@ -1,44 +1,26 @@
-"""One start of a desktop: one bwrap process and everything in it. It is started once and ended once."""
+"""One start of a desktop, whatever ends it again: it is started once and ended once.
+
+``Sandbox``   a session and everything that was started in it
+``Doors``     the sockets that lead into it, and its log; made before it
+``Maker``     starts sandboxes: `bwrap` on a machine of ours, `container` in a pod
+"""
 
 import asyncio
 import contextlib
-import json
-import logging
 import os
 import shutil
-import signal
 import socket
-from asyncio.subprocess import DEVNULL, Process
-from collections import deque
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from osworld_contract.faults import FaultError, FaultReason, fault_error
 from osworld_envpod.desktops.base import GuestAddresses
-from osworld_envpod.desktops.os_faults import os_fault
-from osworld_envpod.desktops.xvfb.preflight import userns_problem
-from osworld_envpod.desktops.xvfb.runtime import GuestRuntime
-from osworld_envpod.desktops.xvfb.sandbox_argv import HostFacts, SandboxPlan, sandbox_argv
-from osworld_envpod.desktops.xvfb.settings import XvfbSettings
+from osworld_envpod.desktops.xvfb.sandbox_log import SandboxLog
 from osworld_envpod.guest import CleanProof, GuestClient
 
 BACKLOG: Final = 128
-PID_DEADLINE_S: Final = 10.0
-"""For bwrap to set up its namespaces. A guess with room: 30 ms."""
-
-REAP_DEADLINE_S: Final = 10.0
-LOG_MAX_BYTES: Final = 1024 * 1024
-LOG_TAIL_LINES: Final = 40
-LOG_CHUNK_BYTES: Final = 64 * 1024
-LOG_PAUSE_S: Final = 0.02
-"""After each read: a desktop that floods its log is read at 3 MiB/s at most, and waits."""
-
-ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-"""Of setpriv and bwrap, which clears it: nothing of the env server's environment gets near a desktop."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,80 +32,50 @@ class SandboxSockets:
     vlc: Path
 
 
-class Sandbox:
-    """A running bwrap with a session as its PID 1."""
+class Doors:
+    """Sockets and log of one sandbox, in a folder of its own, until they are passed to it."""
 
-    def __init__(self, process: Process, boot_id: str, sockets: SandboxSockets, log: "SandboxLog") -> None:
-        self.boot_id = boot_id
-        self.sockets = sockets
-        self._process = process
-        self._log = log
-        self._init_fd: int | None = None
-        self.ended = asyncio.create_task(process.wait(), name=f"sandbox {boot_id[:8]}")
-        """Done when bwrap is gone, and with it every process inside."""
-
-    @classmethod
-    async def boot(
-        cls, settings: XvfbSettings, runtime: GuestRuntime, facts: HostFacts, boot_id: str, folder: Path
-    ) -> "Sandbox":
-        """Start a sandbox whose sockets and log are in `folder`, which is made.
+    def __init__(self, folder: Path) -> None:
+        """Make them.
 
         Raises:
-            FaultError: ``desktop_start_failed`` or ``disk_full``.
+            OSError: The folder or something in it cannot be made.
         """
-        sockets = SandboxSockets(folder / "agent", folder / "chromium", folder / "vlc")
-        with contextlib.ExitStack() as ours:
-            try:
-                os.mkdir(folder, 0o700)  # noqa: PTH102 - one system call, worth no thread
-                listeners = [ours.enter_context(_listen(path)) for path in vars(sockets).values()]
-                status_out, status_in = os.pipe()
-                ours.callback(os.close, status_in)
-                log_out, log_in = os.pipe()
-                ours.callback(os.close, log_in)
-                log = SandboxLog(log_out, folder / "session.log")
-                agent_fd, chromium_fd, vlc_fd = [listener.fileno() for listener in listeners]
-                plan = SandboxPlan(runtime.venv, runtime.code, boot_id, agent_fd, chromium_fd, vlc_fd, status_in)
-                argv = sandbox_argv(settings, plan, facts)
-                process = await asyncio.create_subprocess_exec(
-                    *argv,
-                    stdin=DEVNULL,
-                    stdout=log_in,
-                    stderr=log_in,
-                    env=ENVIRONMENT,
-                    cwd="/",
-                    pass_fds=[agent_fd, chromium_fd, vlc_fd, status_in],
-                )
-            except OSError as error:
-                raise os_fault(error, "the sandbox") from error
-        sandbox = cls(process, boot_id, sockets, log)
-        try:
-            await sandbox._find_init(status_out)
-        except BaseException:
-            await sandbox.kill()
-            raise
-        return sandbox
+        self.sockets = SandboxSockets(folder / "agent", folder / "chromium", folder / "vlc")
+        with contextlib.ExitStack() as made:
+            os.mkdir(folder, 0o700)  # noqa: PTH102 - one system call, worth no thread
+            listeners = [made.enter_context(_listen(path)) for path in vars(self.sockets).values()]
+            self.listening_fds = [listener.fileno() for listener in listeners]
+            """Of agent, chromium and vlc."""
+            log_out, self.log_fd = os.pipe()
+            made.callback(os.close, self.log_fd)
+            self.log = SandboxLog(log_out, folder / "session.log")
+            self._theirs = made.pop_all()
 
-    async def _find_init(self, status_fd: int) -> None:
-        """Hold the sandbox's PID 1 by a descriptor: its number could be taken by another process later."""
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(status_fd, "rb")
-        )
-        try:
-            async with asyncio.timeout(PID_DEADLINE_S):
-                line = await reader.readline()
-            if not line:
-                reason = userns_problem() or "bwrap could not set up the sandbox"
-                raise await self.failure(reason)
-            self._init_fd = os.pidfd_open(json.loads(line)["child-pid"])
-        except (TimeoutError, ProcessLookupError, KeyError, ValueError) as error:
-            raise await self.failure("bwrap did not say which process it started") from error
-        finally:
-            transport.close()
+    def close(self) -> None:
+        """Close this process's copies of what was passed on: only the sandbox holds its own ends from now on."""
+        self._theirs.close()
+
+    def discard(self) -> None:
+        """Remove them, where no sandbox came of it."""
+        self.close()
+        self.log.close()
+        shutil.rmtree(self.sockets.agent.parent, ignore_errors=True)
+
+
+class Sandbox(ABC):
+    """A running session."""
+
+    def __init__(self, boot_id: str, doors: Doors, ended: "asyncio.Future[int | None]") -> None:
+        self.boot_id = boot_id
+        self.sockets = doors.sockets
+        self.ended = ended
+        """Done when it is gone, with its exit code where there is one."""
+        self._log = doors.log
 
     @property
     def is_alive(self) -> bool:
-        """Whether bwrap runs."""
+        """Whether the session runs."""
         return not self.ended.done()
 
     async def await_proof(self, deadline_s: float) -> CleanProof:
@@ -150,81 +102,59 @@ class Sandbox:
         return fault_error(
             FaultReason.DESKTOP_START_FAILED,
             f"{message}{hint}",
-            exit_code=self._process.returncode,
+            exit_code=self.ended.result() if self.ended.done() else None,
             log=list(tail),
         )
 
     async def kill(self) -> None:
-        """End every process inside and reap; can run twice.
+        """End every process inside; can run twice.
 
-        There is no gentler rung: nothing in a sandbox is kept. The kernel ends the whole PID namespace with its PID 1,
-        and reports PID 1 dead only when all others are; bwrap itself is killed where that takes too long.
+        There is no gentler rung: nothing in a sandbox is kept.
 
         Raises:
             FaultError: ``desktop_lost``: even that was not enough.
         """
-        for target in ("init", "bwrap"):
-            with contextlib.suppress(ProcessLookupError):
-                if target == "init" and self._init_fd is not None:
-                    signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
-                elif self.is_alive:
-                    self._process.kill()
-            done, _ = await asyncio.wait([self.ended], timeout=REAP_DEADLINE_S)
-            if done:
-                break
-            logger.error("%s of sandbox %s did not end in %g s", target, self.boot_id, REAP_DEADLINE_S)
-        else:
-            raise fault_error(FaultReason.DESKTOP_LOST, "a desktop's processes could not be ended")
-        if self._init_fd is not None:
-            os.close(self._init_fd)
-            self._init_fd = None
+        await self._end()
         self._log.close()
         shutil.rmtree(self.sockets.agent.parent, ignore_errors=True)
 
+    @abstractmethod
+    async def _end(self) -> None:
+        """End every process inside; can run twice."""
 
-class SandboxLog:
-    """What session, X server and agent write: the last lines in memory, the first part in a file."""
 
-    def __init__(self, fd: int, path: Path) -> None:
-        self._lines: deque[str] = deque(maxlen=LOG_TAIL_LINES)
-        self._file = path.open("wb")
-        self._left = LOG_MAX_BYTES
-        self.drained = asyncio.Event()
-        """Set when the last writer is gone and everything was read."""
-        self._task = asyncio.create_task(self._read(fd))
+class Maker(ABC):
+    """Makes sandboxes of one kind."""
 
-    def tail(self) -> Sequence[str]:
-        """Return the last lines."""
-        return tuple(self._lines)
+    @property
+    @abstractmethod
+    def spares(self) -> int:
+        """Return how many sandboxes may wait beside the one in use."""
 
-    def close(self) -> None:
-        """Stop to read; can run twice."""
-        self._task.cancel()
-        self._file.close()
+    @property
+    @abstractmethod
+    def start_deadline_s(self) -> float:
+        """Return the seconds that the first start may take."""
 
-    async def _read(self, fd: int) -> None:
-        reader = asyncio.StreamReader(limit=LOG_CHUNK_BYTES)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb")
-        )
-        try:
-            while chunk := await reader.read(LOG_CHUNK_BYTES):
-                self._keep(chunk)
-                await asyncio.sleep(LOG_PAUSE_S)
-            self.drained.set()
-        finally:
-            transport.close()
+    @abstractmethod
+    async def prepare(self) -> None:
+        """Make what lasts from one sandbox to the next; can run twice.
 
-    def _keep(self, chunk: bytes) -> None:
-        self._lines.extend(line[:500] for line in chunk.decode(errors="replace").splitlines() if line.strip())
-        if self._left > 0 and not self._file.closed:
-            try:
-                self._file.write(chunk[: self._left])
-                self._file.flush()
-            except OSError as error:  # a full disk costs the log, not the desktop
-                logger.warning("the log of a desktop cannot be written: %s", error.strerror)
-                self._left = 0
-            self._left -= len(chunk)
+        Raises:
+            FaultError: ``desktop_start_failed`` or ``desktop_lost``: sandboxes cannot be made here.
+        """
+
+    @abstractmethod
+    async def make(self, boot_id: str, folder: Path) -> Sandbox:
+        """Start a sandbox whose sockets and log are in `folder`, which is made.
+
+        Raises:
+            FaultError: ``desktop_start_failed``, ``desktop_lost`` or ``disk_full``.
+        """
+
+    @abstractmethod
+    async def release(self) -> None:
+        """Give back what `prepare` made; can run twice."""
 
 
 def _listen(path: Path) -> socket.socket:

@@ -116,7 +116,9 @@ def sandbox_argv(settings: XvfbSettings, plan: SandboxPlan, facts: HostFacts) ->
         "--setenv", "LANG", "C.UTF-8",
         "--chdir", "/",
         "--",
-        *_session_argv(settings, plan),
+        # -I would drop the .pth file's folder; -s keeps only packages of the user's home out.
+        f"{GUEST_ROOT}/bin/python", "-s", "-m", "osworld_guest.session",
+        *session_options(settings, plan.boot_id, (plan.agent_fd, plan.chromium_fd, plan.vlc_fd)),
     ]  # fmt: skip
 
 
@@ -155,14 +157,14 @@ def _tmpfs(path: str, size_mib: int) -> list[str]:
     return ["--size", str(size_mib * MIB), "--tmpfs", path]
 
 
-def _session_argv(settings: XvfbSettings, plan: SandboxPlan) -> Sequence[str]:
+def session_options(settings: XvfbSettings, boot_id: str, fds: Sequence[int]) -> list[str]:
+    """Return the session's options; `fds` are those of agent, chromium and vlc, as the session has them."""
+    agent_fd, chromium_fd, vlc_fd = fds
     return [
-        # -I would drop the .pth file's folder; -s keeps only packages of the user's home out.
-        f"{GUEST_ROOT}/bin/python", "-s", "-m", "osworld_guest.session",
-        "--boot-id", plan.boot_id,
+        "--boot-id", boot_id,
         "--screen", f"{settings.screen_width_px}x{settings.screen_height_px}",
         "--call-pause-s", str(settings.call_pause_s),
-        "--listen", f"fd:{plan.agent_fd}",
-        "--relay", f"fd:{plan.chromium_fd}={GUEST_CHROMIUM_PORT}",
-        "--relay", f"fd:{plan.vlc_fd}={GUEST_VLC_PORT}",
+        "--listen", f"fd:{agent_fd}",
+        "--relay", f"fd:{chromium_fd}={GUEST_CHROMIUM_PORT}",
+        "--relay", f"fd:{vlc_fd}={GUEST_VLC_PORT}",
     ]  # fmt: skip

@@ -45,5 +45,18 @@ class XvfbSettings:
     tmp_size_mib: int = 2048
     """Limit of /tmp, as above."""
 
+    control: Path | None = None
+    """Folder in which the desktop's container is met (`osworld_contract.desktop_control`). None: sandboxes of this
+    machine."""
+
+    guarded: tuple[str, int] | None = None
+    """Address that this env server listens on with ``SO_REUSEPORT``: a container's desktop shares its network."""
+
+    first_container_deadline_s: float = 600.0
+    """For the desktop's container to come for the first time. A guess: its image may have to be pulled."""
+
+    container_deadline_s: float = 90.0
+    """For one that ended to come again. A guess: a container that ends often is started again ever later."""
+
     start_deadline_s: float = 60.0
     """For a start. A guess with room: 2 s on an idle machine with two cores."""
