@@ -51,6 +51,9 @@ RETRY_FIRST_S: Final = 0.5
 RETRY_MAX_S: Final = 15.0
 """After a round that failed: doubled from the first to the last."""
 
+REFUSED_S: Final = 5.0
+"""Before what the API server refused is tried again, without an event. A guess: a quota tells nobody of its room."""
+
 WRITES_MAX: Final = 20
 """Calls that change something, at once."""
 
@@ -81,6 +84,8 @@ class PoolKeeper:
         self._refusals: dict[str, Hold] = {}
         """What the API server said against pods and other children."""
         self._reports: Reports | None = None
+        self._is_refused = False
+        """The API server refused an action of this round."""
 
     def wake(self) -> None:
         """Begin a round soon."""
@@ -143,9 +148,11 @@ class PoolKeeper:
         assert self._reports is not None  # made before the first round
         view = pool_view(env, revision, pods, tools.nodes.states, self._reports.known, time.time())
         actions = decide(view)
+        self._is_refused = False
         found = await self._act(found, env, actions)
         await self._write_status(found, view, actions)
-        return self._ask(view, actions)
+        wait_s = self._ask(view, actions)
+        return min(wait_s, REFUSED_S) if self._is_refused else wait_s
 
     async def _apply(self, env: OSWorldEnv) -> None:
         """Make tokens, router and policies as they should be, after a change of the spec and now and then."""
@@ -220,9 +227,11 @@ class PoolKeeper:
         except ConflictError:
             result = "conflict"
         except ClusterError as error:
+            if isinstance(error, RefusedError):  # a quota stays full for a while: not at once again
+                result, self._is_refused = "refused", True
             logger.warning("pool %s/%s: %s: %s", self.namespace, self.name, type(action).__name__.lower(), error)
         self._tools.metrics.actions.labels(self.namespace, self.name, type(action).__name__.lower(), result).inc()
-        if result != "ok":
+        if result not in ("ok", "refused"):
             self.wake()
         return result == "ok"
 

@@ -16,6 +16,8 @@ from waiting import wait_until
 
 KILLS = 20
 
+LOOKED_AT_S = 8
+
 
 @pytest.fixture(scope="module")
 def servers(plane: ControlPlane) -> Iterator[PlayedEnvServers]:
@@ -160,6 +162,27 @@ def test_a_quota_is_named(pool: Pool) -> None:
     pool.apply(replicas=2, spares=0, router={"replicas": 1})
     wait_until(lambda: pool.condition("Degraded") == ("True", "PodRefused"), CONVERGE_S, "the condition PodRefused")
     assert "exceeded quota" in str(pool.status["conditions"])
+
+
+def test_a_refused_pod_is_tried_again_calmly_until_the_quota_is_lifted(pool: Pool, running: Operator) -> None:
+    pool.plane.kubectl("create", "quota", "tight", "-n", pool.namespace, "--hard=count/pods=2")
+    pool.apply(replicas=3, spares=0)
+    wait_until(lambda: pool.condition("Degraded") == ("True", "PodRefused"), CONVERGE_S, "the quota in a condition")
+    before = rounds(running, pool)
+    time.sleep(LOOKED_AT_S)  # what must not happen has no event
+    assert rounds(running, pool) - before <= 2 * LOOKED_AT_S, "refusals are not asked for in a loop"
+    pool.plane.kubectl("delete", "quota", "tight", "-n", pool.namespace)
+    pool.wait_whole(3, 0)
+    assert pool.condition("Degraded") == ("False", "AsExpected")
+
+
+def rounds(running: Operator, pool: Pool) -> float:
+    """Return how many rounds the operator has made over a pool."""
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in running.metrics().splitlines()
+        if line.startswith("osworld_operator_reconcile_seconds_count") and f'"{pool.namespace}"' in line
+    )
 
 
 def test_a_deleted_pool_leaves_nothing_even_without_an_operator(pool: Pool, running: Operator) -> None:
