@@ -7,7 +7,7 @@ PROGRAMS := scripts/packages-programs.txt
 VM := scripts/packages-qemu.txt
 CLUSTER := scripts/packages-cluster.txt
 NODES := scripts/packages-nodes.txt
-CODE := contract client envpod guest router operator tests benchmarks
+CODE := contract client envpod guest router node operator tests benchmarks
 
 .PHONY: help setup setup-all setup-vm setup-cluster setup-nodes demo test crd lint unit service programs vm cluster nodes cluster-up chart chaos long bench clean
 

@@ -1,0 +1,34 @@
+"""Settings of the node plugin: one frozen object, read from the environment."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from osworld_contract.settings import ENV_PREFIX
+
+SOCKET_NAME: Final = "osworld-kvm.sock"
+
+
+class NodeSettings(BaseSettings):
+    """What the plugin can be told. The variable of each field is ``OSWORLD_`` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    node_kvm_resource: str = "osworld.dev/kvm"
+    """The resource advertised."""
+    node_kvm_slots: Annotated[int, Field(ge=1, le=1000)] = 16
+    """How many env pods may have the device at once."""
+    node_kvm_device: Path = Path("/dev/kvm")
+    """The device itself."""
+    node_kubelet_dir: Path = Path("/var/lib/kubelet/device-plugins")
+    """Where the kubelet's socket is, and the plugin's beside it."""
+    node_proof_command: Annotated[tuple[str, ...], Field(min_length=1)]
+    """As JSON: succeeds if a machine starts under KVM."""
+    node_proof_timeout: Annotated[float, Field(gt=0)] = 60
+    """Seconds that a proof may take."""
+    node_proof_interval: Annotated[float, Field(gt=0)] = 300
+    """Seconds between proofs."""
+    node_proof_failures: Annotated[int, Field(ge=1)] = 3
+    """So many failures in a row make the device unhealthy."""
