@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableError
 
-from osworld_contract.settings import ENV_PREFIX
+from osworld_contract.settings import ENV_PREFIX, SettingsError, describe
 
 SOCKET_NAME: Final = "osworld-kvm.sock"
 
@@ -32,3 +33,17 @@ class NodeSettings(BaseSettings):
     """Seconds between proofs."""
     node_proof_failures: Annotated[int, Field(ge=1)] = 3
     """So many failures in a row make the device unhealthy."""
+
+
+def load_settings() -> NodeSettings:
+    """Return the settings.
+
+    Raises:
+        SettingsError: A value is missing or wrong.
+    """
+    try:
+        return NodeSettings()
+    except ValidationError as error:
+        raise SettingsError(describe(error, {})) from error
+    except UnreadableError as error:
+        raise SettingsError(f"OSWORLD_NODE_PROOF_COMMAND: not JSON, a list of words is accepted ({error})") from error

@@ -9,10 +9,11 @@ from typing import Any
 import grpc
 import pytest
 
+from osworld_contract.settings import SettingsError
 from osworld_node import protocol
 from osworld_node.proof import Health
 from osworld_node.service import run
-from osworld_node.settings import NodeSettings
+from osworld_node.settings import NodeSettings, load_settings
 
 SECONDS = 60
 
@@ -134,3 +135,12 @@ async def test_a_kubelet_that_starts_anew_is_told_again(settings: NodeSettings) 
                 await kubelet.next_registration()
                 async with devices(settings.node_kubelet_dir) as channel:
                     await until(watch(channel), "Healthy")
+
+
+@pytest.mark.parametrize("command", ["", "true", "[]", None])
+def test_a_proof_that_is_no_command_is_one_sentence(command: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OSWORLD_NODE_PROOF_COMMAND", raising=False)
+    if command is not None:
+        monkeypatch.setenv("OSWORLD_NODE_PROOF_COMMAND", command)
+    with pytest.raises(SettingsError, match="OSWORLD_NODE_PROOF_COMMAND: "):
+        load_settings()
