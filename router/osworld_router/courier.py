@@ -129,6 +129,8 @@ async def _send(
 ) -> None:
     """Send the client what was held, and then what is still coming."""
     reply, body = exchange.reply, exchange.body
+    if rest is None:
+        exchange.on_last_byte()
     await reply.start(status, headers)
     for chunk in held:
         await reply.body(chunk, is_last=False)

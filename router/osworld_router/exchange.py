@@ -1,6 +1,6 @@
 """One client's call while it is under way, and the limits of all calls."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from osworld_contract.registry import RegistryEntry
@@ -32,6 +32,8 @@ class Exchange:
     reply: Reply
     keys: Headers
     """Headers by which every attempt at this call is known as the same."""
+    on_last_byte: Callable[[], None]
+    """Called before the last of the env server's reply is sent: its client may make the next call at once."""
     entry: RegistryEntry | None = None
     """The env server that was asked last."""
     attempts: int = 0

@@ -1,6 +1,7 @@
 """A call from its arrival to its end: a reply that was passed on, or a fault, by its deadline."""
 
 import asyncio
+import functools
 import logging
 import time
 from http import HTTPStatus
@@ -46,7 +47,8 @@ class Proxy:
         """Answer `request`; returns with an unfinished reply where the client's connection has to be cut."""
         started = time.perf_counter()
         body = RequestBody(request, receive, self._limits.body)
-        exchange = Exchange(request, route, body, reply, idempotency_headers(request, route))
+        seen = functools.partial(self._scores.came_through, route.operation, route.env_idx)
+        exchange = Exchange(request, route, body, reply, idempotency_headers(request, route), seen)
         exchange.is_unseen = self._scores.is_unseen(route.operation, route.env_idx)
         code = BROKEN
         try:
