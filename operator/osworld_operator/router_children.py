@@ -119,6 +119,8 @@ def service(env: OSWorldEnv) -> dict[str, Any]:
         "spec": {
             "type": env.spec.router.service.type,
             "selector": selector(pool, COMPONENT_ROUTER),
+            # A router gives no score of an episode that it knows nothing of: a client's calls go to one of them.
+            "sessionAffinity": "ClientIP",
             "ports": [{"name": "http", "port": ROUTER_PORT, "targetPort": ROUTER_PORT, "protocol": "TCP"}],
         },
     }

@@ -260,3 +260,9 @@ def test_a_token_of_the_users_own_is_used() -> None:
 def test_the_user_that_a_cache_of_the_node_must_let_in_is_named_rightly() -> None:
     said = HostPathCache.model_fields["path"].description or ""
     assert f"user {pod_of({})['spec']['securityContext']['runAsUser']}," in said
+
+
+def test_a_client_stays_with_one_router() -> None:
+    """Another one has not seen its episode, and would give no score."""
+    [service] = [item for item in applied_children(env(), SETTINGS) if item["kind"] == "Service"]
+    assert service["spec"]["sessionAffinity"] == "ClientIP"
