@@ -19,10 +19,12 @@ metadata() { # one path of the instance metadata service, version 2; empty outsi
 }
 
 check_kvm() {
-    modprobe kvm_intel 2>/dev/null || modprobe kvm_amd 2>/dev/null || true
+    local module
+    for module in kvm_intel kvm_amd; do # not "kvm": the device is the processor's own module's
+        modprobe "$module" 2>/dev/null && echo "$module" >/etc/modules-load.d/osworld-kvm.conf
+    done
     if [ -c /dev/kvm ]; then
         say "KVM: /dev/kvm is there"
-        echo "kvm" >/etc/modules-load.d/osworld-kvm.conf
         # k3s gives a pod's user the device as its own (--nonroot-devices); the host's mode is for tools of the host.
         echo 'KERNEL=="kvm", MODE="0660", GROUP="kvm"' >/etc/udev/rules.d/99-osworld-kvm.rules
         return
