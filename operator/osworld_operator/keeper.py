@@ -10,18 +10,19 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from osworld_contract.crd import ConditionReason, OSWorldEnv
 from osworld_contract.kube_names import SECRET_KEY_UPSTREAM_TOKEN, tokens_secret_name
-from osworld_operator.actions import Action, Assign, Create, Delete, Drain, Release
+from osworld_operator.actions import Action, Create, Drain
+from osworld_operator.acts import Acts, Outcome
 from osworld_operator.child_settings import ChildSettings
-from osworld_operator.children import applied_children, env_pod, pod_revision, tokens_secret
+from osworld_operator.children import applied_children, pod_revision, tokens_secret
+from osworld_operator.clock import now
 from osworld_operator.cluster import Cluster
-from osworld_operator.decide import STUCK_S, decide, is_broken
+from osworld_operator.decide import STUCK_S, decide
 from osworld_operator.env_servers import EnvServers, Reports
 from osworld_operator.errors import ClusterError, ConflictError, NotFoundError, RefusedError
 from osworld_operator.metrics import OperatorMetrics
@@ -54,9 +55,6 @@ RETRY_MAX_S: Final = 15.0
 REFUSED_S: Final = 5.0
 """Before what the API server refused is tried again, without an event. A guess: a quota tells nobody of its room."""
 
-WRITES_MAX: Final = 20
-"""Calls that change something, at once."""
-
 
 @dataclass(frozen=True)
 class Tools:
@@ -81,11 +79,11 @@ class PoolKeeper:
         self._woken = asyncio.Event()
         self._applied: tuple[int, float] | None = None
         self._token: str | None = None
-        self._refusals: dict[str, Hold] = {}
-        """What the API server said against pods and other children."""
+        self._refused_child: Hold | None = None
+        """What the API server said against the router or what is around it."""
+        self._refused_pod: Hold | None = None
+        """What it said against a new pod, the last time that one was tried."""
         self._reports: Reports | None = None
-        self._is_refused = False
-        """The API server refused an action of this round."""
 
     def wake(self) -> None:
         """Begin a round soon."""
@@ -148,26 +146,26 @@ class PoolKeeper:
         assert self._reports is not None  # made before the first round
         view = pool_view(env, revision, pods, tools.nodes.states, self._reports.known, time.time())
         actions = decide(view)
-        self._is_refused = False
-        found = await self._act(found, env, actions)
-        await self._write_status(found, view, actions)
-        wait_s = self._ask(view, actions)
-        return min(wait_s, REFUSED_S) if self._is_refused else wait_s
+        outcome = await Acts(cluster, tools.children, tools.metrics, env).do(found, actions)
+        if outcome.refusals or any(isinstance(action, Create) for action in actions):
+            self._refused_pod = outcome.refusals[0] if outcome.refusals else None
+        await self._write_status(outcome.env, view, actions)
+        return min(self._ask(view, actions), _again_s(outcome))
 
     async def _apply(self, env: OSWorldEnv) -> None:
         """Make tokens, router and policies as they should be, after a change of the spec and now and then."""
-        generation, now = env.metadata.generation, time.monotonic()
-        if self._applied and self._applied[0] == generation and now - self._applied[1] < APPLY_AGAIN_S:
+        generation, at_s = env.metadata.generation, time.monotonic()
+        if self._applied and self._applied[0] == generation and at_s - self._applied[1] < APPLY_AGAIN_S:
             return
         self._token = await self._upstream_token(env)
-        self._refusals.pop("children", None)
+        self._refused_child = None
         for manifest in applied_children(env, self._tools.children):
             try:
                 await self._tools.cluster.apply(manifest)
             except RefusedError as error:  # a Service that is refused keeps no pod from its work
                 named = f"{manifest['kind']} {manifest['metadata']['name']}: {error.message}"
-                self._refusals["children"] = Hold(ConditionReason.POD_REFUSED, named)
-        self._applied = (generation, now)
+                self._refused_child = Hold(ConditionReason.POD_REFUSED, named)
+        self._applied = (generation, at_s)
 
     async def _upstream_token(self, env: OSWorldEnv) -> str:
         """Return what env servers ask for; make it with the pool's first round."""
@@ -185,82 +183,9 @@ class PoolKeeper:
             raise NotFoundError(f"the Secret {name} is gone")
         return secret_value(found, SECRET_KEY_UPSTREAM_TOKEN)
 
-    async def _act(self, found: dict[str, Any], env: OSWorldEnv, actions: Sequence[Action]) -> dict[str, Any]:
-        """Do `actions`, and return the OSWorldEnv as it is then. Moves first; one that fails keeps no other waiting."""
-        moves = [action for action in actions if isinstance(action, Assign)]
-        if moves:
-            # First the number, then its use: after a crash between the two it is skipped, never given twice.
-            epoch = env.status.last_epoch
-            found = await self._tools.cluster.reserve_epoch(found, epoch + len(moves))
-            await self._all(self._move(found, move, epoch + 1 + n) for n, move in enumerate(moves))
-        await self._all(self._done(action, self._release(action)) for action in actions if isinstance(action, Release))
-        await self._all(self._done(action, self._delete(action)) for action in actions if isinstance(action, Delete))
-        creates = [action for action in actions if isinstance(action, Create)]
-        if creates:
-            self._refusals.pop("pods", None)
-            await self._all(self._done(action, self._create(env, action)) for action in creates)
-        for action in actions:
-            if isinstance(action, Drain) and self._token and self._reports:
-                self._reports.drain(action.pod, self._token)
-        return found
-
-    async def _all(self, calls: Any) -> None:
-        """Await all calls, few at once."""
-        limit = asyncio.Semaphore(WRITES_MAX)
-
-        async def limited(call: Any) -> None:
-            async with limit:
-                await call
-
-        async with asyncio.TaskGroup() as tasks:
-            for call in calls:
-                tasks.create_task(limited(call))
-
-    async def _done(self, action: Action, call: Any) -> bool:
-        """Await `call`, count it, and return whether it came through. What did not is for the next round."""
-        result = "failed"
-        try:
-            await call
-            result = "ok"
-        except NotFoundError:
-            result = "gone"
-        except ConflictError:
-            result = "conflict"
-        except ClusterError as error:
-            if isinstance(error, RefusedError):  # a quota stays full for a while: not at once again
-                result, self._is_refused = "refused", True
-            logger.warning("pool %s/%s: %s: %s", self.namespace, self.name, type(action).__name__.lower(), error)
-        self._tools.metrics.actions.labels(self.namespace, self.name, type(action).__name__.lower(), result).inc()
-        if result not in ("ok", "refused"):
-            self.wake()
-        return result == "ok"
-
-    async def _move(self, found: dict[str, Any], move: Assign, epoch: int) -> None:
-        """Give a number to a pod, once the one that has it has lost it: a router sees either or none, never both."""
-        cluster, old = self._tools.cluster, move.after
-        if old is not None and not await self._done(Release(old), self._release(Release(old))):
-            return
-        if await self._done(move, cluster.assign(self.namespace, move.pod, move.env_idx, epoch)) and old is not None:
-            message = f"env {move.env_idx}: {old.name} → {move.pod.name}, for {_why(old)}"
-            logger.info("pool %s/%s: %s", self.namespace, self.name, message)
-            await cluster.record(found, "EnvMoved", message, _now())
-
-    async def _release(self, action: Release) -> None:
-        await self._tools.cluster.release(self.namespace, action.pod)
-
-    async def _delete(self, action: Delete) -> None:
-        await self._tools.cluster.delete_pod(self.namespace, action.pod)
-
-    async def _create(self, env: OSWorldEnv, action: Create) -> None:
-        try:
-            await self._tools.cluster.create_pod(env_pod(env, self._tools.children, action.slot))
-        except RefusedError as error:
-            self._refusals["pods"] = Hold(ConditionReason.POD_REFUSED, error.message)
-            raise
-
     async def _write_status(self, found: dict[str, Any], view: PoolView, actions: Sequence[Action]) -> None:
         env = OSWorldEnv.model_validate(found)
-        status = pool_status(env, view, actions, next(iter(self._refusals.values()), None), _now())
+        status = pool_status(env, view, actions, self._refused_child or self._refused_pod, now())
         gauge = self._tools.metrics.pool_envs
         for state in ("desired", "ready", "busy", "spare", "faulted", "updated"):
             gauge.labels(self.namespace, self.name, state).set(getattr(status, state))
@@ -273,21 +198,24 @@ class PoolKeeper:
                 is_warning = item.status == "True"
                 if is_warning or item.type in before:
                     await self._tools.cluster.record(
-                        found, item.reason, item.message or "as expected", _now(), is_warning
+                        found, item.reason, item.message or "as expected", now(), is_warning
                     )
 
     async def _say_invalid(self, found: dict[str, Any], error: ValidationError) -> None:
         logger.warning("pool %s/%s: not understood: %s", self.namespace, self.name, error)
         before = found.get("status", {})
-        status = invalid_status(before, found["metadata"]["generation"], str(error), _now())
+        status = invalid_status(before, found["metadata"]["generation"], str(error), now())
         if status != before:
             await self._tools.cluster.write_status(found, status)
 
     def _ask(self, view: PoolView, actions: Sequence[Action]) -> float:
         """Ask env servers what they are at. Return how long the next round may wait."""
-        drained = {action.pod.uid for action in actions if isinstance(action, Drain)}
-        urgent = {pod: _awaits_answer(pod, view) or pod.uid in drained for pod in view.pods if _can_answer(pod)}
         assert self._reports is not None and self._token is not None  # both made before
+        drained = {action.pod.uid for action in actions if isinstance(action, Drain)}
+        for action in actions:
+            if isinstance(action, Drain):
+                self._reports.drain(action.pod, self._token)
+        urgent = {pod: _awaits_answer(pod, view) or pod.uid in drained for pod in view.pods if _can_answer(pod)}
         self._reports.forget_all_but(view.pods)
         self._reports.refresh(
             {pod: is_urgent for pod, is_urgent in urgent.items() if pod.uid not in drained}, self._token
@@ -296,6 +224,15 @@ class PoolKeeper:
             STUCK_S - pod.unready_s for pod in view.pods if pod.unready_s is not None and pod.unready_s < STUCK_S
         ]
         return min(WAITING_S if any(urgent.values()) else RESYNC_S, *(max(s, GAP_S) for s in stuck_in_s), RESYNC_S)
+
+
+def _again_s(outcome: Outcome) -> float:
+    """Return how long what did not come through may wait for the next round."""
+    if outcome.has_changed:
+        return 0.0
+    if outcome.has_failed:
+        return RETRY_FIRST_S
+    return REFUSED_S if outcome.refusals else RESYNC_S
 
 
 def _can_answer(pod: PodView) -> bool:
@@ -310,20 +247,6 @@ def _awaits_answer(pod: PodView, view: PoolView) -> bool:
     return is_outdated or is_high or is_odd
 
 
-def _why(pod: PodView) -> str:
-    if pod.node is NodeState.LOST:
-        return f"node {pod.node_name} is out of reach"
-    if pod.is_down:
-        return "its env server went down"
-    if pod.is_drained:
-        return "it takes no more episodes"
-    return "it was not ready for long" if is_broken(pod) else "it was asked for"
-
-
 def _owner_uid(pod: dict[str, Any]) -> str | None:
     owners = pod["metadata"].get("ownerReferences", ())
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

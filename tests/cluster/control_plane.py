@@ -10,7 +10,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+
+from waiting import wait_until
 
 READY_S: Final = 120
 """A loaded machine with two cores has taken 20 s."""
@@ -101,20 +102,21 @@ class ControlPlane:
         """Wait until the API server takes calls.
 
         Raises:
-            TimeoutError: It does not; the message ends with its last words.
+            AssertionError: It does not; the message ends with its last words.
         """
-        deadline = time.monotonic() + READY_S
-        last: object = None
-        while time.monotonic() < deadline:
+
+        def is_ready() -> bool:
             try:
-                last = self.client.get("/readyz").status_code
-            except httpx.TransportError as error:
-                last = error
-            if last == 200:
-                return
-            time.sleep(0.1)
-        log = self.log("kube-apiserver").read_text(errors="replace")[-3000:]
-        raise TimeoutError(f"the API server is not ready: {last}\n{log}")
+                return self.client.get("/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        try:
+            wait_until(is_ready, READY_S, "an API server that is ready")
+        except AssertionError as error:
+            raise AssertionError(
+                f"{error}\n{self.log('kube-apiserver').read_text(errors='replace')[-3000:]}"
+            ) from error
 
     @cached_property
     def client(self) -> httpx.Client:

@@ -1,0 +1,137 @@
+"""Carries out what `decide` asks for. What does not come through is for the next round."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from osworld_contract.crd import ConditionReason, OSWorldEnv
+from osworld_operator.actions import Action, Assign, Create, Delete, Release
+from osworld_operator.child_settings import ChildSettings
+from osworld_operator.children import env_pod
+from osworld_operator.clock import now
+from osworld_operator.cluster import Cluster
+from osworld_operator.decide import is_broken
+from osworld_operator.errors import ClusterError, ConflictError, NotFoundError, RefusedError
+from osworld_operator.metrics import OperatorMetrics
+from osworld_operator.view import Hold, NodeState, PodView
+
+logger = logging.getLogger(__name__)
+
+WRITES_MAX: Final = 20
+"""Calls that change something, at once."""
+
+A = TypeVar("A", bound=Action)
+
+
+@dataclass
+class Outcome:
+    """What came of one round's actions."""
+
+    env: dict[str, Any]
+    """The OSWorldEnv as it is then: a move writes to its status."""
+    has_changed: bool = False
+    """Something was not as it had been looked at: looking again helps at once."""
+    has_failed: bool = False
+    """The API server did not answer an action."""
+    refusals: list[Hold] = field(default_factory=list)
+    """What the API server said against actions. It will say the same again until something changes."""
+
+
+class Acts:
+    """Does one round's actions, except drains: these ask env servers, not the API server."""
+
+    def __init__(self, cluster: Cluster, children: ChildSettings, metrics: OperatorMetrics, env: OSWorldEnv) -> None:
+        self._cluster = cluster
+        self._children = children
+        self._metrics = metrics
+        self._env = env
+        self._namespace = env.metadata.namespace
+        self._pool = env.metadata.name
+
+    async def do(self, found: dict[str, Any], actions: Sequence[Action]) -> Outcome:
+        """Do `actions` for the OSWorldEnv `found`, moves first, for a trainer waits for them.
+
+        Raises:
+            ClusterError: The epochs of moves could not be reserved; nothing has been done.
+        """
+        outcome = Outcome(found)
+        moves = _of_kind(Assign, actions)
+        if moves:
+            # First the number, then its use: after a crash between the two it is skipped, never given twice.
+            first = self._env.status.last_epoch + 1
+            outcome.env = await self._cluster.reserve_epoch(found, first + len(moves) - 1)
+            await _all(self._move(outcome, move, first + number) for number, move in enumerate(moves))
+        await _all(self._release(outcome, action) for action in _of_kind(Release, actions))
+        await _all(self._delete(outcome, action) for action in _of_kind(Delete, actions))
+        await _all(self._create(outcome, action) for action in _of_kind(Create, actions))
+        return outcome
+
+    async def _move(self, outcome: Outcome, move: Assign, epoch: int) -> None:
+        """Give a number to a pod, once the one that has it has lost it: a router sees either or none, never both."""
+        old = move.after
+        if old is not None and not await self._release(outcome, Release(old)):
+            return
+        call = self._cluster.assign(self._namespace, move.pod, move.env_idx, epoch)
+        if await self._done(outcome, move, call) and old is not None:
+            message = f"env {move.env_idx}: {old.name} → {move.pod.name}, for {_why(old)}"
+            logger.info("pool %s/%s: %s", self._namespace, self._pool, message)
+            await self._cluster.record(outcome.env, "EnvMoved", message, now())
+
+    async def _release(self, outcome: Outcome, action: Release) -> bool:
+        return await self._done(outcome, action, self._cluster.release(self._namespace, action.pod))
+
+    async def _delete(self, outcome: Outcome, action: Delete) -> bool:
+        return await self._done(outcome, action, self._cluster.delete_pod(self._namespace, action.pod))
+
+    async def _create(self, outcome: Outcome, action: Create) -> bool:
+        manifest = env_pod(self._env, self._children, action.slot)
+        return await self._done(outcome, action, self._cluster.create_pod(manifest))
+
+    async def _done(self, outcome: Outcome, action: Action, call: Coroutine[Any, Any, None]) -> bool:
+        """Await `call`, count it, and return whether it came through."""
+        name = type(action).__name__.lower()
+        try:
+            await call
+            result = "ok"
+        except NotFoundError:
+            result, outcome.has_changed = "gone", True
+        except ConflictError:
+            result, outcome.has_changed = "conflict", True
+        except RefusedError as error:
+            result = "refused"
+            outcome.refusals.append(Hold(ConditionReason.POD_REFUSED, error.message))
+            logger.warning("pool %s/%s: %s: %s", self._namespace, self._pool, name, error)
+        except ClusterError as error:
+            result, outcome.has_failed = "failed", True
+            logger.warning("pool %s/%s: %s: %s", self._namespace, self._pool, name, error)
+        self._metrics.actions.labels(self._namespace, self._pool, name, result).inc()
+        return result == "ok"
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Await all calls, few at once."""
+    limit = asyncio.Semaphore(WRITES_MAX)
+
+    async def limited(call: Coroutine[Any, Any, object]) -> None:
+        async with limit:
+            await call
+
+    async with asyncio.TaskGroup() as tasks:
+        for call in calls:
+            tasks.create_task(limited(call))
+
+
+def _of_kind(kind: type[A], actions: Sequence[Action]) -> list[A]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def _why(pod: PodView) -> str:
+    if pod.node is NodeState.LOST:
+        return f"node {pod.node_name} is out of reach"
+    if pod.is_down:
+        return "its env server went down"
+    if pod.is_drained:
+        return "it takes no more episodes"
+    return "it was not ready for long" if is_broken(pod) else "it was asked for"
