@@ -52,7 +52,7 @@ KVM_DEVICE = Path("/dev/kvm")
 
 RESET_PATH = "/env/reset"
 
-RIVAL_REASONS = frozenset({FaultReason.BUSY, FaultReason.STALE_EPOCH})
+RIVAL_REASONS = frozenset({FaultReason.BUSY, FaultReason.STALE_EPOCH, FaultReason.WRONG_SERVER})
 """Refusals of a reset by somebody who does not have this env: they change nothing for the one who has it."""
 
 Since = Annotated[int | None, Query(ge=0, le=1_000_000, description="Send messages from this index on.")]
@@ -202,8 +202,9 @@ def _add_operator_paths(app: FastAPI, server: EnvServer) -> None:
         return server.state()
 
     @app.get("/screen", response_class=Response)
-    async def screen() -> Response:
+    async def screen(request: Request) -> Response:
         """Return the screen as an image."""
+        server.see_uid(request.headers.get(HEADER_UID))
         frame = await server.runner.screen()
         return Response(frame, media_type="image/png" if frame.startswith(b"\x89PNG") else "image/jpeg")
 
@@ -257,6 +258,7 @@ def _add_fault_handlers(app: FastAPI, server: EnvServer) -> None:
 
 def _admitted(request: Request, server: EnvServer) -> int:
     """Check the headers that a router adds, and return the env_idx to echo."""
+    server.see_uid(request.headers.get(HEADER_UID))
     epoch = request.headers.get(HEADER_EPOCH)
     if epoch is not None:
         server.see_epoch(_whole_number(HEADER_EPOCH, epoch))

@@ -11,6 +11,7 @@ from osworld_contract.names import (
     HEADER_EPOCH,
     HEADER_IDEMPOTENCY_KEY,
     HEADER_STEP,
+    HEADER_UID,
     HEADER_UNSEEN,
 )
 from osworld_contract.registry import RegistryEntry
@@ -26,7 +27,7 @@ HOP_BY_HOP: Final = frozenset(
 
 OURS: Final = frozenset(
     {b"host", b"authorization", b"expect"}
-    | {name.lower().encode() for name in (HEADER_ENV_IDX, HEADER_EPOCH, HEADER_ACKS, HEADER_UNSEEN)}
+    | {name.lower().encode() for name in (HEADER_ENV_IDX, HEADER_EPOCH, HEADER_UID, HEADER_ACKS, HEADER_UNSEEN)}
 )
 """Headers of a request that the router answers for: set by it, or not passed on."""
 
@@ -51,8 +52,7 @@ def upstream_headers(request: Request, route: Route, entry: RegistryEntry) -> li
         for name, value in end_to_end(request.headers)
         if name not in OURS
     ]
-    headers.append((HEADER_ENV_IDX, str(route.env_idx)))
-    headers.append((HEADER_EPOCH, str(entry.epoch)))
+    headers += _addressee(route, entry)
     if route.operation in ACKNOWLEDGED:
         headers.append((HEADER_ACKS, "1"))
     return headers
@@ -63,7 +63,12 @@ def ack_headers(
 ) -> list[tuple[str, str]]:
     """Return the headers that acknowledge the reply to `request`, which was sent with `keys`."""
     named = [(name, value) for name in (HEADER_IDEMPOTENCY_KEY, HEADER_STEP) for value in request.values(name)]
-    return [*named, *keys, (HEADER_ENV_IDX, str(route.env_idx)), (HEADER_EPOCH, str(entry.epoch))]
+    return [*named, *keys, *_addressee(route, entry)]
+
+
+def _addressee(route: Route, entry: RegistryEntry) -> list[tuple[str, str]]:
+    """Return the headers that say who is meant: another env server, or one that has lost the env_idx, answers 421."""
+    return [(HEADER_ENV_IDX, str(route.env_idx)), (HEADER_EPOCH, str(entry.epoch)), (HEADER_UID, entry.uid)]
 
 
 def idempotency_headers(request: Request, route: Route) -> list[tuple[str, str]]:

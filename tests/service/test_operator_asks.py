@@ -1,7 +1,8 @@
-"""What the operator asks env servers, at a real one: only the env server of the pod that is meant may answer."""
+"""What operator and router ask env servers, at a real one: only the env server of the pod that is meant may answer."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -34,9 +35,21 @@ async def test_a_pod_is_not_drained_in_the_place_of_one_that_had_its_address(ser
         await servers.close()
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/state"), ("POST", "/drain")])
-def test_the_refusal_has_a_name(server: ServerProcess, method: str, path: str) -> None:
-    refused = httpx.request(method, server.url + path, headers={**HEADERS, "X-Osworld-Uid": GONE})
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/state", None),
+        ("GET", "/screen", None),
+        ("POST", "/drain", None),
+        ("POST", "/ack", None),
+        ("POST", "/env/reset", {"task_config": {}}),
+        ("POST", "/env/step", {"prediction": "x"}),
+        ("POST", "/env/evaluate", {}),
+        ("POST", "/env/history_messages", {}),
+    ],
+)
+def test_the_refusal_has_a_name(server: ServerProcess, method: str, path: str, body: Any) -> None:
+    refused = httpx.request(method, server.url + path, json=body, headers={**HEADERS, "X-Osworld-Uid": GONE})
     assert (refused.status_code, refused.json()["fault"]["reason"]) == (421, "wrong_server")
     assert httpx.get(f"{server.url}/readyz").status_code == 200, "nothing was drained"
 

@@ -50,12 +50,14 @@ def test_headers_of_one_connection_are_dropped() -> None:
 
 def test_the_router_answers_for_who_and_which_epoch() -> None:
     headers = ((b"authorization", b"Bearer of-the-client"), (b"x-env-idx", b"9"), (b"x-osworld-epoch", b"99"),
+               (b"x-osworld-uid", b"of-the-client"),
                (b"host", b"router"), (b"content-type", b"application/json"), (b"x-osworld-acks", b"0"))  # fmt: skip
     sent = upstream_headers(Request("POST", "/env/step", headers=headers), STEP, ENTRY)
     assert sent == [
         ("content-type", "application/json"),
         ("X-Env-Idx", "3"),
         ("X-Osworld-Epoch", "7"),
+        ("X-Osworld-Uid", "u"),
         ("X-Osworld-Acks", "1"),
     ]
     evaluate = Route(Operation.EVALUATE, 3, "/env/evaluate")
@@ -64,7 +66,7 @@ def test_the_router_answers_for_who_and_which_epoch() -> None:
 
 def test_an_acknowledgement_names_its_call() -> None:
     own = ack_headers(Request("POST", "/env/step"), STEP, ENTRY, [("Idempotency-Key", "k")])
-    assert own == [("Idempotency-Key", "k"), ("X-Env-Idx", "3"), ("X-Osworld-Epoch", "7")]
+    assert own == [("Idempotency-Key", "k"), ("X-Env-Idx", "3"), ("X-Osworld-Epoch", "7"), ("X-Osworld-Uid", "u")]
     numbered = Request("POST", "/env/step", headers=((b"x-osworld-step", b"4"),))
     assert ack_headers(numbered, STEP, ENTRY, [])[0] == ("X-Osworld-Step", "4")
 
