@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from osworld_contract.names import ENV_SERVER_PORT
+
 
 class RegistryEntry(BaseModel):
     """One env."""
@@ -39,11 +41,16 @@ class Registry(BaseModel):
         return self
 
 
+def env_server_url(address: str, port: int = ENV_SERVER_PORT) -> str:
+    """Return the URL of the env server of a pod with the IP `address`."""
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
 class MoveRequest(BaseModel):
     """A wish that an env_idx goes to a spare: who has it in the eyes of the one who asks.
 
-    Posted to ``/envs/{env_idx}/move`` of the registry's one writer, which answers 200 with who has it then (somebody
-    else where it has moved already) or 503 where there is no spare.
+    Posted to ``/envs/{env_idx}/move`` below the URL of the one writer, which answers 200 with who has it then (a
+    `RegistryEntry`; somebody else where it has moved already) or 503 where there is no spare.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -9,6 +9,7 @@ from typing import Final
 import aiohttp
 
 from osworld_contract.names import ENV_SERVER_PORT, HEADER_UID
+from osworld_contract.registry import env_server_url
 from osworld_contract.wire import EnvState, Phase
 from osworld_operator.observe import Report
 from osworld_operator.view import PodView
@@ -45,11 +46,11 @@ class EnvServers:
 
     async def state(self, address: str, uid: str, token: str) -> Report | None:
         """Return what an env server is at, or None where it does not say, or another pod has its address."""
-        return await self._ask("GET", f"{_base(address, self._port)}/state", uid, token)
+        return await self._ask("GET", f"{env_server_url(address, self._port)}/state", uid, token)
 
     async def drain(self, address: str, uid: str, token: str) -> Report | None:
         """Ask for a drain. A busy one refuses. None as `state`: nobody else is drained."""
-        return await self._ask("POST", f"{_base(address, self._port)}/drain", uid, token)
+        return await self._ask("POST", f"{env_server_url(address, self._port)}/drain", uid, token)
 
     async def _ask(self, method: str, url: str, uid: str, token: str) -> Report | None:
         headers = {"Authorization": f"Bearer {token}", HEADER_UID: uid}
@@ -66,11 +67,6 @@ class EnvServers:
         except (aiohttp.ClientError, OSError, ValueError):
             return None
         return Report(is_busy=state.phase in BUSY_PHASES, is_drained=state.is_draining)
-
-
-def _base(address: str, port: int) -> str:
-    host = f"[{address}]" if ":" in address else address
-    return f"http://{host}:{port}"
 
 
 class Reports:

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from kubernetes import client, config
@@ -21,8 +21,7 @@ from osworld_contract.kube_names import (
     LABEL_ENV_IDX,
     LABEL_POOL,
 )
-from osworld_contract.names import ENV_SERVER_PORT
-from osworld_contract.registry import RegistryEntry
+from osworld_contract.registry import RegistryEntry, env_server_url
 from osworld_router.errors import StartError
 from osworld_router.snapshots import LiveRegistry
 
@@ -50,12 +49,21 @@ class PodRegistry(LiveRegistry):
         self._namespace = namespace
         self._stop = threading.Event()
         self._entries: dict[str, RegistryEntry] = {}
+        self._told: dict[int, RegistryEntry] = {}
+        """What the operator said of an env_idx, until the watch shows as much."""
         self._complaint = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_listed = False
 
     async def refresh(self) -> None:
         """Nothing to do: every change is told."""
+
+    async def learn(self, entry: RegistryEntry) -> None:
+        """Take over `entry` unless a later one is known: the watch may lag behind the operator's answer."""
+        known = self._snapshot.envs.get(entry.env_idx)
+        if known is None or known.epoch < entry.epoch:
+            self._told[entry.env_idx] = entry
+            self._publish_entries()
 
     async def watch(self) -> None:
         """Follow the pods until cancelled.
@@ -105,10 +113,10 @@ class PodRegistry(LiveRegistry):
         entry = entry_of(pod)
         # The informer keeps every pod; of these only the name is needed, and a thousand whole ones take 100 MB.
         pod.spec = pod.status = pod.metadata.managed_fields = None
-        self._tell(functools.partial(self._take_over, pod.metadata.name, entry))
+        self._tell(functools.partial(self.take_over, pod.metadata.name, entry))
 
     def _miss(self, pod: Any) -> None:
-        self._tell(functools.partial(self._take_over, pod.metadata.name, None))
+        self._tell(functools.partial(self.take_over, pod.metadata.name, None))
 
     def _tell(self, what: Callable[[], None]) -> None:
         """Run `what` in the event loop, which may be gone by now."""
@@ -123,19 +131,24 @@ class PodRegistry(LiveRegistry):
         if not self._is_listed:
             self._is_listed = True
             logger.info("registry: pool=%s/%s is watched", self._namespace, self._pool)
+        self._told.clear()
         self._publish_entries()
 
-    def _take_over(self, name: str, entry: RegistryEntry | None) -> None:
+    def take_over(self, name: str, entry: RegistryEntry | None) -> None:
+        """Note which env_idx the pod `name` has; None: none, or it is gone. Runs in the event loop."""
         if self._entries.get(name) == entry:
             return
         if entry is None:
             del self._entries[name]
         else:
             self._entries[name] = entry
+            told = self._told.get(entry.env_idx)
+            if told is not None and told.epoch <= entry.epoch:
+                del self._told[entry.env_idx]
         self._publish_entries()
 
     def _publish_entries(self) -> None:
-        self._publish(self._pool, latest(self._entries))
+        self._publish(self._pool, latest((*self._entries.values(), *self._told.values())))
 
     def _complain(self, error: Any) -> None:
         """Say once what keeps the watch from going on. Runs in the informer's thread."""
@@ -152,15 +165,13 @@ def entry_of(pod: Any) -> RegistryEntry | None:
     address = pod.status.pod_ip if pod.status is not None else None
     if not (idx.isdecimal() and epoch.isdecimal() and address) or pod.status.phase in ENDED_PHASES:
         return None
-    host = f"[{address}]" if ":" in address else address
-    url = f"http://{host}:{ENV_SERVER_PORT}"
-    return RegistryEntry(env_idx=int(idx), uid=pod.metadata.uid, epoch=max(int(epoch), 1), url=url)
+    return RegistryEntry(env_idx=int(idx), uid=pod.metadata.uid, epoch=max(int(epoch), 1), url=env_server_url(address))
 
 
-def latest(entries: Mapping[str, RegistryEntry]) -> dict[int, RegistryEntry]:
+def latest(entries: Iterable[RegistryEntry]) -> dict[int, RegistryEntry]:
     """Return the entry of each env_idx: of two, which a lost node's pod can make, the one of the later epoch."""
     found: dict[int, RegistryEntry] = {}
-    for entry in sorted(entries.values(), key=lambda entry: entry.epoch):
+    for entry in sorted(entries, key=lambda entry: entry.epoch):
         found[entry.env_idx] = entry
     return found
 

@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import ValidationError
 from watchfiles import Change, awatch
 
-from osworld_contract.registry import Registry, read_registry
+from osworld_contract.registry import Registry, RegistryEntry, read_registry
 from osworld_router.snapshots import LiveRegistry
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,10 @@ class RegistryFile(LiveRegistry):
         else:
             self._complaint = ""
             self._take_over(registry)
+
+    async def learn(self, entry: RegistryEntry) -> None:
+        """Read the file: the writer has replaced it before it said anything."""
+        await self.refresh()
 
     async def watch(self) -> None:
         """Follow the file until cancelled."""

@@ -84,7 +84,7 @@ async def serve(settings: RouterSettings, listener: socket.socket) -> None:
         Acks(upstream, metrics) as acks,
         asyncio.TaskGroup() as tasks,
     ):
-        mover = Mover(settings.router_move_url, upstream, registry, metrics)
+        mover = Mover(settings.router_move_url, settings.router_move_token_file, upstream, registry, metrics)
         persistence = Persistence(registry, Courier(upstream, metrics), mover, _limits(settings), metrics)
         proxy = Proxy(persistence, acks, _limits(settings), metrics)
         gate = Gate(settings.token.get_secret_value() if settings.token else None)

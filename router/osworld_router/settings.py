@@ -56,8 +56,11 @@ class RouterSettings(BaseSettings):
     0 sends once. A guess: a frozen machine or a broken link that lasts longer costs the env its env_idx. A reset is
     tried for its whole time."""
     router_move_url: str | None = None
-    """Where the one writer of the registry is asked to give an env_idx to a spare. `osworld-env up --spares` sets it.
-    None: resets stay with their env server."""
+    """Where the one writer is asked to give an env_idx to a spare. `osworld-env up --spares` sets it, and in a cluster
+    the operator. None: resets stay with their env server."""
+    router_move_token_file: Path | None = None
+    """The bearer that is shown there; read at every move, for it is renewed. None: that of the env servers. The
+    operator mounts it."""
     router_hedge_after_s: Seconds = 30
     """How long a reset may take before it is begun anew on a spare, once. Source: design, "OSWorldEnv"."""
     router_connect_timeout_s: Seconds = 3

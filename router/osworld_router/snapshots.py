@@ -25,6 +25,10 @@ class LiveRegistry(ABC):
         """Look now, where looking is cheap."""
 
     @abstractmethod
+    async def learn(self, entry: RegistryEntry) -> None:
+        """Take over what the one writer has just said, before the source shows it."""
+
+    @abstractmethod
     async def watch(self) -> None:
         """Follow the source until cancelled."""
 

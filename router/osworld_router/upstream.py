@@ -38,6 +38,8 @@ class Call:
     headers: Headers
     query: str = ""
     body: bytes | AsyncIterator[bytes] | None = None
+    token: str | None = None
+    """The bearer to show in place of the one for env servers."""
 
 
 class UpstreamReply:
@@ -113,8 +115,8 @@ class Upstream:
         """
         assert self._session is not None, "used outside its context"
         headers = list(call.headers)
-        if self._authorization:
-            headers.append(("Authorization", self._authorization))
+        if authorization := f"Bearer {call.token}" if call.token else self._authorization:
+            headers.append(("Authorization", authorization))
         url = URL(f"{entry.url}{call.path}{'?' if call.query else ''}{call.query}", encoded=True)
         try:
             response = await self._session.request(
@@ -141,17 +143,10 @@ class Upstream:
         finally:
             response.close() if not response.content.is_eof() else response.release()
 
-    async def post(
-        self, entry: RegistryEntry, path: str, headers: Headers, timeout_s: float, body: bytes | None = None
-    ) -> int | None:
-        """Return the status of a call, None where no reply came within `timeout_s`."""
-        call = Call("POST", path, headers, body=body)
-        try:
-            async with asyncio.timeout(timeout_s), self.send(entry, call) as reply:
-                await reply.snippet()
-                return reply.status
-        except (TimeoutError, UpstreamError, TransferBroken):
-            return None
+    async def post(self, entry: RegistryEntry, path: str, headers: Headers, timeout_s: float) -> int | None:
+        """Return the status of a call without a body, None where no reply came within `timeout_s`."""
+        reply = await self.exchange(entry, Call("POST", path, headers), timeout_s)
+        return reply[0] if reply else None
 
     async def is_alive(self, entry: RegistryEntry, timeout_s: float) -> bool:
         """Return whether the env server of `entry` answers anything at all within `timeout_s`."""
@@ -159,9 +154,13 @@ class Upstream:
 
     async def read(self, entry: RegistryEntry, path: str, timeout_s: float) -> bytes | None:
         """Return the start of what `path` of an env server holds, None where no reply came within `timeout_s`."""
-        assert self._session is not None, "used outside its context"
+        reply = await self.exchange(entry, Call("GET", path, []), timeout_s)
+        return reply[1] if reply else None
+
+    async def exchange(self, entry: RegistryEntry, call: Call, timeout_s: float) -> tuple[int, bytes] | None:
+        """Return status and start of the body of a short reply, None where none came within `timeout_s`."""
         try:
-            async with asyncio.timeout(timeout_s), self.send(entry, Call("GET", path, [])) as reply:
-                return await reply.snippet()
+            async with asyncio.timeout(timeout_s), self.send(entry, call) as reply:
+                return reply.status, await reply.snippet()
         except (TimeoutError, UpstreamError, TransferBroken):
             return None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from osworld_contract.registry import RegistryEntry
-from osworld_router.pods import entry_of, latest
+from osworld_router.pods import PodRegistry, entry_of, latest
 
 
 def pod(
@@ -36,4 +36,27 @@ def test_a_pod_that_serves_no_number_is_none(given: Any) -> None:
 def test_of_two_pods_with_one_number_the_later_epoch_counts() -> None:
     older = RegistryEntry(env_idx=0, uid="a", epoch=1, url="http://10.0.0.1:18082")
     newer = RegistryEntry(env_idx=0, uid="b", epoch=2, url="http://10.0.0.2:18082")
-    assert latest({"x": newer, "y": older}) == {0: newer}
+    assert latest([newer, older]) == {0: newer}
+
+
+def entry(uid: str, epoch: int) -> RegistryEntry:
+    return RegistryEntry(env_idx=0, uid=uid, epoch=epoch, url="http://10.0.0.1:18082")
+
+
+async def test_what_the_operator_says_counts_before_the_watch_shows_it() -> None:
+    registry = PodRegistry("train", "desks")
+    registry.take_over("desks-0", entry("a", 1))
+    await registry.learn(entry("b", 2))
+    assert registry.snapshot.envs == {0: entry("b", 2)}
+    registry.take_over("desks-0", None)
+    assert registry.snapshot.envs == {0: entry("b", 2)}
+    registry.take_over("desks-1", entry("b", 2))
+    registry.take_over("desks-1", None)
+    assert registry.snapshot.envs == {}, "from then on the watch alone counts"
+
+
+async def test_an_answer_that_is_older_than_what_is_known_changes_nothing() -> None:
+    registry = PodRegistry("train", "desks")
+    registry.take_over("desks-2", entry("c", 3))
+    await registry.learn(entry("b", 2))
+    assert registry.snapshot.envs == {0: entry("c", 3)}
