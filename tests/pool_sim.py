@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from osworld_contract.crd import ConditionReason, UpdateStrategy
 from osworld_operator.actions import Action, Assign, Create, Delete, Drain, Release
-from osworld_operator.view import Hold, NodeState, PodView, PoolView
+from osworld_operator.view import Hold, NodeState, PodView, PoolView, Wish
 
 Decide = Callable[[PoolView], list[Action]]
 
@@ -35,6 +35,7 @@ class SimPod:
     is_failed: bool = False
     is_busy: bool = False
     is_drained: bool = False
+    is_retired: bool = False
     is_terminating: bool = False
     unready_s: float | None = None
     node: NodeState = NodeState.SOUND
@@ -59,6 +60,9 @@ class SimCluster:
         self.last_epoch = 0
         self.created = 0
         self.clock_s = 0.0
+        self.wishes: set[Wish] = set()
+        self.wished: set[Wish] = set()
+        """All that there ever were."""
 
     def view(self) -> PoolView:
         return PoolView(
@@ -68,6 +72,7 @@ class SimCluster:
             strategy=UpdateStrategy.WHEN_IDLE,
             max_unavailable=self.max_unavailable,
             pods=tuple(self._seen(pod) for pod in sorted(self.pods.values(), key=lambda pod: pod.slot)),
+            wishes=frozenset(self.wishes),
         )
 
     def round(self, steps: int | None = None, view: PoolView | None = None) -> list[Action]:
@@ -112,6 +117,8 @@ class SimCluster:
             lambda pod: self._change(pod, is_terminating=True),
             self._begin_episode,
             self._begin_episode,
+            lambda _: self._wish(),
+            lambda _: self._wish(),
             lambda pod: self._change(pod, is_busy=False),
             lambda pod: self._change(pod, is_held=not pod.is_ready),
             self._vanish,
@@ -123,6 +130,15 @@ class SimCluster:
     def _begin_episode(self, pod: SimPod) -> None:
         if pod.env_idx is not None and pod.can_run and not pod.is_drained:
             pod.is_busy = True  # nothing in the API server changes
+
+    def _wish(self) -> None:
+        """A router whose reset hangs wants an env_idx elsewhere. It may not know of the last move."""
+        for pod in self.pods.values():
+            if pod.env_idx is not None and pod.can_run:
+                self._begin_episode(pod)
+                self.wishes = {Wish(pod.env_idx, pod.uid, pod.epoch - self.chance.choice([0, 0, 1]))}
+                self.wished |= self.wishes
+                return
 
     def _vanish(self, pod: SimPod) -> None:
         if pod.is_terminating and not pod.is_busy:
@@ -152,6 +168,7 @@ class SimCluster:
             is_terminating=pod.is_terminating,
             is_busy=self.chance.choice([pod.is_busy, None]),
             is_drained=pod.is_drained,
+            is_retired=pod.is_retired,
             node=pod.node,
             node_name="n",
             hold=Hold(ConditionReason.NO_KVM_DEVICE, "") if pod.is_held else None,
@@ -189,16 +206,17 @@ class SimCluster:
             old = self._current(action.after)
             if old is None:
                 return
-            if old.is_busy and old.can_run and not old.is_drained and (old.unready_s or 0) < 1:
+            is_wished = action.is_wished and Wish(action.env_idx, old.uid, old.epoch) in self.wished
+            if old.is_busy and old.can_run and not old.is_drained and (old.unready_s or 0) < 1 and not is_wished:
                 raise RuleBrokenError(f"an episode that could go on lost its env_idx: {old}")
-            self._change(old, env_idx=None, epoch=0)
+            self._change(old, env_idx=None, epoch=0, is_retired=action.is_wished)
         if pod := self._current(action.pod):
-            if not pod.can_run or pod.is_drained or pod.is_terminating:
+            if not pod.can_run or pod.is_drained or pod.is_terminating or pod.is_retired:
                 raise RuleBrokenError(f"an env_idx went to a pod that cannot serve: {pod}")
             self._change(pod, env_idx=action.env_idx, epoch=epoch)
 
     def _delete(self, pod: SimPod) -> None:
-        if pod.can_run and not pod.is_drained:
+        if pod.can_run and not pod.is_drained and not pod.is_retired:
             raise RuleBrokenError(f"deleted without its consent: {pod}")
         if pod.node is NodeState.LOST:
             raise RuleBrokenError(f"deleted on a lost node: {pod}")

@@ -25,6 +25,9 @@ LABEL_ENV_IDX: Final = f"{API_GROUP}/env-idx"
 LABEL_ENV_EPOCH: Final = f"{API_GROUP}/env-epoch"
 """Changes together with the label of env_idx, and grows with every move of that env_idx."""
 
+LABEL_RETIRED: Final = f"{API_GROUP}/retired"
+"""On an env pod whose env_idx was moved away on a router's request: whatever it still does is nobody's, and it goes."""
+
 LABEL_REVISION: Final = f"{API_GROUP}/revision"
 """On an env pod: a hash of what its spec was made from. Another one than the pool's means outdated."""
 
@@ -54,6 +57,9 @@ SECRET_KEY_TOKEN: Final = "token"  # noqa: S105 - the name of a key
 SECRET_KEY_UPSTREAM_TOKEN: Final = "upstream-token"  # noqa: S105 - the name of a key
 """In a pool's Secret: what the router shows to env servers."""
 
+OPERATOR_AUDIENCE: Final = f"{API_GROUP}/operator"
+"""Audience of the tokens that routers show to the operator: they are of no use anywhere else."""
+
 DEFAULT_KVM_RESOURCE: Final = f"{API_GROUP}/kvm"
 """What the node plugin advertises."""
 
@@ -69,6 +75,16 @@ def env_pod_name(pool: str, slot: int) -> str:
 def router_name(pool: str) -> str:
     """Return the name of the router's Deployment, Service, ServiceAccount, Role, RoleBinding, NetworkPolicy and PDB."""
     return f"{pool}-router"
+
+
+def pool_path(namespace: str, pool: str) -> str:
+    """Return the path at the operator below which a pool's routers ask for moves."""
+    return f"/pools/{namespace}/{pool}"
+
+
+def service_account_user(namespace: str, name: str) -> str:
+    """Return the user name of a service account. Source: Kubernetes, "Authenticating", "Service account tokens"."""
+    return f"system:serviceaccount:{namespace}:{name}"
 
 
 def env_policy_name(pool: str) -> str:

@@ -12,6 +12,7 @@ from kubernetes.aio.config import ConfigException
 from osworld_contract.logs import set_up_logging
 from osworld_contract.settings import SettingsError
 from osworld_operator.api import Api
+from osworld_operator.callers import Callers
 from osworld_operator.cluster import Cluster
 from osworld_operator.env_servers import EnvServers
 from osworld_operator.handlers import Keepers, kopf_registry, kopf_settings
@@ -58,7 +59,7 @@ async def _run(settings: OperatorSettings) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 keepers = Keepers(tools, tasks)
-                runner = web.AppRunner(application(keepers, metrics), access_log=None)
+                runner = web.AppRunner(application(keepers, Callers(cluster), metrics), access_log=None)
                 await runner.setup()
                 site = web.TCPSite(runner, settings.operator_host, settings.operator_port)
                 await site.start()

@@ -17,6 +17,8 @@ class Release:
     """Take the env_idx away from a pod."""
 
     pod: PodView
+    is_final: bool = False
+    """It is to go, and not to become a spare: it may be in the middle of something."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Assign:
     env_idx: int
     after: PodView | None = None
     """The pod that has it now and is released first."""
+    is_wished: bool = False
+    """A router asked for it: the pod before is not to be used again."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Delete:
     """Delete this very pod, and no other of its name."""
 
     pod: PodView
+    is_at_once: bool = False
+    """What it may still be doing is nobody's and need not end first."""
 
 
 Action = Create | Release | Assign | Drain | Delete

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from osworld_contract.crd import ConditionReason, OSWorldEnv
+from osworld_contract.registry import RegistryEntry
 from osworld_operator.actions import Action, Assign, Create, Delete, Release
 from osworld_operator.child_settings import ChildSettings
 from osworld_operator.children import env_pod
@@ -15,7 +16,9 @@ from osworld_operator.cluster import Cluster
 from osworld_operator.decide import is_broken
 from osworld_operator.errors import ClusterError, ConflictError, NotFoundError, RefusedError
 from osworld_operator.metrics import OperatorMetrics
+from osworld_operator.pod import STOP_S
 from osworld_operator.view import Hold, NodeState, PodView
+from osworld_operator.wishes import entry
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ class Outcome:
     """Something was not as it had been looked at: looking again helps at once."""
     has_failed: bool = False
     """The API server did not answer an action."""
+    moved: dict[int, RegistryEntry] = field(default_factory=dict)
+    """Who has each env_idx that was given to a pod."""
     refusals: list[Hold] = field(default_factory=list)
     """What the API server said against actions. It will say the same again until something changes."""
 
@@ -71,19 +76,24 @@ class Acts:
     async def _move(self, outcome: Outcome, move: Assign, epoch: int) -> None:
         """Give a number to a pod, once the one that has it has lost it: a router sees either or none, never both."""
         old = move.after
-        if old is not None and not await self._release(outcome, Release(old)):
+        if old is not None and not await self._release(outcome, Release(old, is_final=move.is_wished)):
             return
         call = self._cluster.assign(self._namespace, move.pod, move.env_idx, epoch)
-        if await self._done(outcome, move, call) and old is not None:
+        if not await self._done(outcome, move, call):
+            return
+        outcome.moved[move.env_idx] = entry(move.pod, move.env_idx, epoch)
+        if old is not None:
             message = f"env {move.env_idx}: {old.name} → {move.pod.name}, for {_why(old)}"
             logger.info("pool %s/%s: %s", self._namespace, self._pool, message)
             await self._cluster.record(outcome.env, "EnvMoved", message, now())
 
     async def _release(self, outcome: Outcome, action: Release) -> bool:
-        return await self._done(outcome, action, self._cluster.release(self._namespace, action.pod))
+        call = self._cluster.release(self._namespace, action.pod, is_final=action.is_final)
+        return await self._done(outcome, action, call)
 
     async def _delete(self, outcome: Outcome, action: Delete) -> bool:
-        return await self._done(outcome, action, self._cluster.delete_pod(self._namespace, action.pod))
+        grace_s = STOP_S if action.is_at_once else None
+        return await self._done(outcome, action, self._cluster.delete_pod(self._namespace, action.pod, grace_s))
 
     async def _create(self, outcome: Outcome, action: Create) -> bool:
         manifest = env_pod(self._env, self._children, action.slot)
@@ -134,4 +144,4 @@ def _why(pod: PodView) -> str:
         return "its env server went down"
     if pod.is_drained:
         return "it takes no more episodes"
-    return "it was not ready for long" if is_broken(pod) else "it was asked for"
+    return "it was not ready for long" if is_broken(pod) else "a router's reset hung or was lost there"

@@ -17,6 +17,8 @@ class ChildSettings:
     """Of the router. Chart value ``images.router``."""
     operator_namespace: str
     """Where the operator runs: its pods may drain env servers, and move an env_idx on a router's request."""
+    operator_url: str = ""
+    """Where routers ask for moves of an env_idx; empty: they do not. The chart's Service."""
     pull_policy: str = "IfNotPresent"
     """Chart value ``images.pullPolicy``."""
     pull_secrets: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from osworld_contract.kube_names import (
     KIND,
     LABEL_ENV_EPOCH,
     LABEL_ENV_IDX,
+    LABEL_RETIRED,
     PLURAL,
 )
 from osworld_operator.api import APPLY_PATCH, MERGE_PATCH, Api
@@ -97,6 +98,18 @@ class Cluster:
         )
         return list(found["items"])
 
+    async def user_of(self, token: str, audience: str) -> str | None:
+        """Return whose token this is, None where it is nobody's or was not made for `audience`."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        status = (await self._api.call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body)).get("status", {})
+        # An API server that knows no audiences would leave the list empty.
+        is_meant = status.get("authenticated") is True and audience in status.get("audiences", ())
+        return str(status["user"]["username"]) if is_meant else None
+
     async def nodes(self) -> list[dict[str, Any]]:
         """Return all nodes as they are now: an API server's cache may be older than what a watch has told."""
         found = await self._api.call("GET", "/api/v1/nodes")
@@ -119,23 +132,25 @@ class Cluster:
         """
         await self._label(namespace, pod, {LABEL_ENV_IDX: str(env_idx), LABEL_ENV_EPOCH: str(epoch)})
 
-    async def release(self, namespace: str, pod: PodView) -> None:
-        """Take its env_idx away. As `assign`."""
-        await self._label(namespace, pod, {LABEL_ENV_IDX: None, LABEL_ENV_EPOCH: None})
+    async def release(self, namespace: str, pod: PodView, *, is_final: bool = False) -> None:
+        """Take its env_idx away, and with `is_final` mark it as one to be removed. As `assign`."""
+        mark: dict[str, str | None] = {LABEL_RETIRED: "true"} if is_final else {}
+        await self._label(namespace, pod, {LABEL_ENV_IDX: None, LABEL_ENV_EPOCH: None, **mark})
 
     async def _label(self, namespace: str, pod: PodView, labels: dict[str, str | None]) -> None:
         head = {"uid": pod.uid, "resourceVersion": pod.resource_version, "labels": labels}
         query = {"fieldManager": MANAGER}
         await self._api.call("PATCH", _pod_path(namespace, pod), {"metadata": head}, query, MERGE_PATCH)
 
-    async def delete_pod(self, namespace: str, pod: PodView) -> None:
-        """Delete `pod` as it was looked at; its grace period lets an episode end.
+    async def delete_pod(self, namespace: str, pod: PodView, grace_s: int | None = None) -> None:
+        """Delete `pod` as it was looked at; its own grace period, or `grace_s`, lets an episode end.
 
         Raises:
             ConflictError: It changed since, or another pod has its name.
         """
         preconditions = {"uid": pod.uid, "resourceVersion": pod.resource_version}
-        await self._api.call("DELETE", _pod_path(namespace, pod), {"preconditions": preconditions})
+        grace = {} if grace_s is None else {"gracePeriodSeconds": grace_s}
+        await self._api.call("DELETE", _pod_path(namespace, pod), {"preconditions": preconditions, **grace})
 
     async def record(self, env: dict[str, Any], reason: str, message: str, now: str, is_warning: bool = False) -> None:
         """Leave an event at an OSWorldEnv, for ``kubectl describe``. One that cannot be left is logged, no more."""

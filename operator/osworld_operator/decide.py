@@ -2,9 +2,10 @@
 
 Moves of env_idx come first, for a trainer waits for them; then removals, then new pods. Rules:
 
-- An env_idx moves to a ready spare at once when its pod is dead, lost, drained or stuck. Never while it may be in the
-  middle of an episode that can still go on.
-- A pod that is alive is deleted only when its env server has agreed to take no more episodes, or cannot have any.
+- An env_idx moves to a ready spare at once when its pod is dead, lost, drained or stuck, or when a router that knows
+  the present asks for it, whose reset hangs there. Never else while it may be in an episode that can still go on.
+- A pod that is alive is deleted only when its env server has agreed to take no more episodes, or cannot have any, or
+  when a router has turned away from it.
 - Pods that cannot be scheduled count as pods: they are held, not churned.
 - A lost node's pods are replaced beside them. Their names stay taken, and nobody deletes them but the cluster.
 """
@@ -48,7 +49,7 @@ def decide(view: PoolView) -> list[Action]:
     dying = [pod for pod in view.pods if pod.is_terminating and _needs_drain(pod, holders)]
     return [
         *moves,
-        *(Delete(pod) for pod in doomed.values() if not pod.is_terminating),
+        *(Delete(pod, is_at_once=pod.is_retired) for pod in doomed.values() if not pod.is_terminating),
         *(_farewell(pod) for pod in (*leaving, *surplus)),
         *outdated,
         *(Drain(pod) for pod in dying),
@@ -78,9 +79,11 @@ def _moves(view: PoolView, holders: dict[int, PodView]) -> Iterator[Assign]:
     """Give each env_idx that nobody serves to a spare: the oldest, of the present spec if there is one."""
     spares = [pod for pod in view.pods if can_take(pod)]
     spares.sort(key=lambda pod: (pod.revision != view.revision, pod.created_s, pod.slot))
-    unserved = [idx for idx in range(view.replicas) if idx not in holders or is_broken(holders[idx])]
-    for idx, spare in zip(unserved, spares, strict=False):
-        yield Assign(spare, idx, holders.get(idx))
+    for idx in range(view.replicas):
+        holder = holders.get(idx)
+        is_wished = holder is not None and view.is_wished_away(holder)
+        if spares and (holder is None or is_wished or is_broken(holder)):
+            yield Assign(spares.pop(0), idx, holder, is_wished)
 
 
 def _is_hopeless(pod: PodView) -> bool:
@@ -88,7 +91,7 @@ def _is_hopeless(pod: PodView) -> bool:
     if pod.node is NodeState.LOST:
         return False  # its name stays taken: it may still run there
     was_long_unready = pod.unready_s is not None and pod.unready_s >= REPLACE_AFTER_S
-    return pod.is_failed or pod.is_drained or was_long_unready
+    return pod.is_failed or pod.is_drained or pod.is_retired or was_long_unready
 
 
 def _may_stay(pod: PodView) -> bool:

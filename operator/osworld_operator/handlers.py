@@ -44,9 +44,13 @@ class Keepers:
             self._tasks.create_task(self._run(keeper))
         keeper.wake()
 
+    def of(self, namespace: str, name: str) -> PoolKeeper | None:
+        """Return the keeper of a pool, if it has one."""
+        return self._by_pool.get((namespace, name))
+
     def wake(self, namespace: str, name: str) -> None:
         """Wake the keeper of a pool, if it has one."""
-        if keeper := self._by_pool.get((namespace, name)):
+        if keeper := self.of(namespace, name):
             keeper.wake()
 
     def wake_all(self) -> None:

@@ -5,18 +5,19 @@ one number twice. Events only wake it.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from osworld_contract.crd import ConditionReason, OSWorldEnv
 from osworld_contract.kube_names import SECRET_KEY_UPSTREAM_TOKEN, tokens_secret_name
-from osworld_operator.actions import Action, Create, Drain
+from osworld_operator.actions import Action, Assign, Create, Drain
 from osworld_operator.acts import Acts, Outcome
 from osworld_operator.child_settings import ChildSettings
 from osworld_operator.children import applied_children, pod_revision, tokens_secret
@@ -31,6 +32,7 @@ from osworld_operator.observe import pool_view
 from osworld_operator.secret_values import secret_value
 from osworld_operator.status import invalid_status, pool_status
 from osworld_operator.view import Hold, NodeState, PodView, PoolView
+from osworld_operator.wishes import Wishes
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +86,14 @@ class PoolKeeper:
         self._refused_pod: Hold | None = None
         """What it said against a new pod, the last time that one was tried."""
         self._reports: Reports | None = None
+        self._urgent = asyncio.Event()
+        self.wishes = Wishes(self._hurry)
+        """Of the pool's routers."""
+
+    def _hurry(self) -> None:
+        """Begin a round now: a trainer waits for it."""
+        self._urgent.set()
+        self.wake()
 
     def wake(self) -> None:
         """Begin a round soon."""
@@ -96,6 +106,7 @@ class PoolKeeper:
             self._reports = Reports(self._tools.servers, tasks, self.wake)
             while True:
                 self._woken.clear()
+                self._urgent.clear()
                 began = time.monotonic()
                 result = "failed"
                 try:
@@ -116,17 +127,16 @@ class PoolKeeper:
                 if wait_s is None:
                     break
                 await self._sleep(wait_s)
+        self.wishes.end()
         self._tools.metrics.forget(self.namespace, self.name)
         logger.info("pool %s/%s: gone", self.namespace, self.name)
 
     async def _sleep(self, wait_s: float) -> None:
         known = len(self._reports.known) if self._reports else 0
-        await asyncio.sleep(GAP_S + GAP_PER_POD_S * known)
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._woken.wait()
-        except TimeoutError:
-            pass
+        for event, most_s in ((self._urgent, GAP_S + GAP_PER_POD_S * known), (self._woken, wait_s)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(most_s):
+                    await event.wait()
 
     async def _round(self) -> float | None:
         """Return how long to wait for an event before the next round, or None where the pool is gone."""
@@ -145,8 +155,11 @@ class PoolKeeper:
         revision = pod_revision(env, tools.children)
         assert self._reports is not None  # made before the first round
         view = pool_view(env, revision, pods, tools.nodes.states, self._reports.known, time.time())
+        view = replace(view, wishes=self.wishes.open)
         actions = decide(view)
         outcome = await Acts(cluster, tools.children, tools.metrics, env).do(found, actions)
+        tried = frozenset(action.env_idx for action in actions if isinstance(action, Assign))
+        self.wishes.settle(view, outcome.moved, tried)
         if outcome.refusals or any(isinstance(action, Create) for action in actions):
             self._refused_pod = outcome.refusals[0] if outcome.refusals else None
         await self._write_status(outcome.env, view, actions)

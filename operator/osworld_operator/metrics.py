@@ -27,6 +27,12 @@ class OperatorMetrics:
             ["namespace", "pool", "action", "result"],
             registry=self.registry,
         )
+        self.moves = Counter(
+            f"{METRIC_PREFIX}operator_moves",
+            "Routers' wishes that an env_idx goes to a spare, by what they were answered",
+            ["namespace", "pool", "result"],
+            registry=self.registry,
+        )
         self.pool_envs = Gauge(
             f"{METRIC_PREFIX}pool_envs",
             "Envs and pods of a pool, by state",
@@ -36,5 +42,5 @@ class OperatorMetrics:
 
     def forget(self, namespace: str, pool: str) -> None:
         """Drop the series of a pool that is gone."""
-        for metric in (self.reconcile_seconds, self.actions, self.pool_envs):
+        for metric in (self.reconcile_seconds, self.actions, self.moves, self.pool_envs):
             metric.remove_by_labels({"namespace": namespace, "pool": pool})

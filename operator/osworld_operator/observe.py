@@ -10,6 +10,7 @@ from osworld_contract.kube_names import (
     CONTAINER_SERVER,
     LABEL_ENV_EPOCH,
     LABEL_ENV_IDX,
+    LABEL_RETIRED,
     LABEL_REVISION,
     LABEL_SLOT,
 )
@@ -105,6 +106,7 @@ def pod_view(
         is_terminating="deletionTimestamp" in head,
         is_busy=report.is_busy if report else None,
         is_drained=report.is_drained if report else False,
+        is_retired=LABEL_RETIRED in labels,
         node=_node(spec.get("nodeName"), nodes),
         node_name=spec.get("nodeName"),
         hold=_hold(conditions, status, kvm_resource),

@@ -1,13 +1,16 @@
 """From an OSWorldEnv to its router: Deployment, Service, rights, PodDisruptionBudget. Pure."""
 
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from osworld_contract.crd import OSWorldEnv
 from osworld_contract.kube_names import (
     COMPONENT_ROUTER,
     CONTAINER_ROUTER,
+    OPERATOR_AUDIENCE,
     SECRET_KEY_TOKEN,
     SECRET_KEY_UPSTREAM_TOKEN,
+    pool_path,
     router_name,
     tokens_secret_name,
 )
@@ -28,6 +31,11 @@ from osworld_operator.pod_parts import (
 GRACE_S: Final = 330
 STOP_S: Final = 300
 """How long running calls may go on at a router that is stopped: longer than a step or an evaluate may take (270 s)."""
+
+TOKEN_VOLUME: Final = "operator-token"  # noqa: S105 - a name
+TOKEN_FILE: Final = PurePosixPath("/var/run/secrets/osworld.dev/operator/token")
+TOKEN_S: Final = 3600
+"""How long a token for the operator lasts. Source: the API server's default for bound tokens."""
 
 RESOURCES: Final = {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
 """Of a router. A guess with room: it streams bodies and keeps none."""
@@ -69,7 +77,14 @@ def _pod_spec(env: OSWorldEnv, settings: ChildSettings, chosen: dict[str, str]) 
             }
         ],
         "containers": [_container(env, settings)],
+        "volumes": [_token_volume()],
     }
+
+
+def _token_volume() -> dict[str, Any]:
+    """Return the volume with the token for the operator, which the kubelet renews long before it ends."""
+    token = {"audience": OPERATOR_AUDIENCE, "expirationSeconds": TOKEN_S, "path": TOKEN_FILE.name}
+    return {"name": TOKEN_VOLUME, "projected": {"sources": [{"serviceAccountToken": token}]}}
 
 
 def _container(env: OSWorldEnv, settings: ChildSettings) -> dict[str, Any]:
@@ -80,6 +95,7 @@ def _container(env: OSWorldEnv, settings: ChildSettings) -> dict[str, Any]:
         "ports": [{"name": "http", "containerPort": ROUTER_PORT}],
         "env": router_variables(env, settings),
         "resources": RESOURCES,
+        "volumeMounts": [{"name": TOKEN_VOLUME, "mountPath": str(TOKEN_FILE.parent), "readOnly": True}],
         "securityContext": container_security(),
         "readinessProbe": http_probe("/readyz", ROUTER_PORT, period_s=2, failures=2),
         "livenessProbe": http_probe("/livez", ROUTER_PORT, period_s=10, failures=6, timeout_s=5),
@@ -96,6 +112,8 @@ def router_variables(env: OSWorldEnv, settings: ChildSettings) -> list[dict[str,
         "OSWORLD_ROUTER_STOP_TIMEOUT_S": str(STOP_S),
         "OSWORLD_ROUTER_POOL": pool,
         "OSWORLD_ROUTER_NAMESPACE": env.metadata.namespace,
+        "OSWORLD_ROUTER_HEDGE_AFTER_S": f"{env.spec.router.hedge_after.seconds:g}",
+        **_mover(env, settings),
         "OSWORLD_LOG_LEVEL": settings.log_level,
     }
     own = env.spec.router.auth.secret_ref
@@ -105,6 +123,16 @@ def router_variables(env: OSWorldEnv, settings: ChildSettings) -> list[dict[str,
         secret_variable(ENV_TOKEN, own.name, own.key) if own else secret_variable(ENV_TOKEN, tokens, SECRET_KEY_TOKEN),
         secret_variable(ENV_UPSTREAM_TOKEN, tokens, SECRET_KEY_UPSTREAM_TOKEN),
     ]
+
+
+def _mover(env: OSWorldEnv, settings: ChildSettings) -> dict[str, str]:
+    """Return whom the router asks for moves, and with what."""
+    if not settings.operator_url:
+        return {}
+    return {
+        "OSWORLD_ROUTER_MOVE_URL": settings.operator_url + pool_path(env.metadata.namespace, env.metadata.name),
+        "OSWORLD_ROUTER_MOVE_TOKEN_FILE": str(TOKEN_FILE),
+    }
 
 
 def service(env: OSWorldEnv) -> dict[str, Any]:

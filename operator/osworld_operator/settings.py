@@ -35,6 +35,8 @@ class OperatorSettings(BaseSettings):
     """Where Prometheus runs, which may then scrape env pods. Chart value ``monitoring.namespace``."""
     egress_cidrs: str = ""
     """Private networks that env pods may reach, separated by commas. Chart value ``pools.egressCidrs``."""
+    operator_url: str = ""
+    """Where routers reach this operator, to ask for moves; empty: they do not. The chart's Service."""
     operator_host: str = "0.0.0.0"  # noqa: S104 - the pod's own address: probes and Prometheus come from outside
     """Address of health, metrics and moves."""
     operator_port: int = Field(default=DEFAULT_PORT, ge=0, le=65535)
@@ -55,6 +57,7 @@ class OperatorSettings(BaseSettings):
             desktop_image=self.desktop_image,
             router_image=self.router_image,
             operator_namespace=self.operator_namespace,
+            operator_url=self.operator_url.rstrip("/"),
             pull_policy=self.pull_policy,
             pull_secrets=_words(self.pull_secrets),
             monitoring_namespace=self.monitoring_namespace,

@@ -122,7 +122,7 @@ def _trouble(pod: PodView) -> Hold | None:
     """Return what is wrong with a pod. One that drains or ends on purpose is not in trouble."""
     if pod.node is NodeState.LOST:
         return Hold(ConditionReason.NODES_LOST, f"node {pod.node_name} is out of reach")
-    if pod.is_terminating or pod.is_drained:
+    if pod.is_terminating or pod.is_drained or pod.is_retired:
         return None
     if pod.hold is not None:
         return pod.hold

@@ -51,6 +51,8 @@ class PodView:
     """In the middle of an episode. None: not asked, or no answer."""
     is_drained: bool = False
     """Its env server takes no episode any more."""
+    is_retired: bool = False
+    """Its env_idx was moved away on a router's request: what it may still be doing is nobody's."""
     node: NodeState = NodeState.SOUND
     node_name: str | None = None
     hold: Hold | None = None
@@ -60,7 +62,17 @@ class PodView:
     @property
     def is_alive(self) -> bool:
         """Whether it serves, or will."""
-        return not (self.is_terminating or self.is_failed or self.is_drained or self.node is NodeState.LOST)
+        is_over = self.is_terminating or self.is_failed or self.is_drained or self.is_retired
+        return not (is_over or self.node is NodeState.LOST)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A router's wish that an env_idx leaves the pod that has it in the router's eyes."""
+
+    env_idx: int
+    from_uid: str
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ class PoolView:
     strategy: UpdateStrategy = UpdateStrategy.WHEN_IDLE
     max_unavailable: int = 1
     pods: tuple[PodView, ...] = field(default=())
+    wishes: frozenset[Wish] = frozenset()
 
     @property
     def holders(self) -> dict[int, PodView]:
@@ -83,3 +96,7 @@ class PoolView:
             if pod.env_idx is not None:
                 found[pod.env_idx] = pod
         return found
+
+    def is_wished_away(self, pod: PodView) -> bool:
+        """Return whether a router wants the env_idx of `pod` elsewhere, and knows the present."""
+        return pod.env_idx is not None and Wish(pod.env_idx, pod.uid, pod.epoch) in self.wishes

@@ -1,4 +1,4 @@
-"""The operator's own HTTP: whether it lives, and its metrics."""
+"""The operator's own HTTP: whether it lives, its metrics, and routers' wishes for moves."""
 
 import time
 from http import HTTPStatus
@@ -8,16 +8,22 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from osworld_operator.callers import Callers
 from osworld_operator.handlers import Keepers
 from osworld_operator.keeper import RESYNC_S, RETRY_MAX_S
 from osworld_operator.metrics import OperatorMetrics
+from osworld_operator.moves import PATH, MoveDoor
 
 STALE_S: Final = 5 * (RESYNC_S + RETRY_MAX_S)
 """A keeper that has ended no round for that long hangs: each call of a round has a deadline of its own."""
 
 
-def application(keepers: Keepers, metrics: OperatorMetrics) -> web.Application:
-    """Return ``/livez`` and ``/metrics``."""
+BODY_BYTES_MAX: Final = 4096
+"""Of a request. A wish has some 70."""
+
+
+def application(keepers: Keepers, callers: Callers, metrics: OperatorMetrics) -> web.Application:
+    """Return ``/livez``, ``/metrics`` and the path for moves."""
 
     async def livez(_request: web.Request) -> web.Response:
         now = time.monotonic()
@@ -28,7 +34,8 @@ def application(keepers: Keepers, metrics: OperatorMetrics) -> web.Application:
     async def show_metrics(_request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app = web.Application()
+    app = web.Application(client_max_size=BODY_BYTES_MAX)
     app.router.add_get("/livez", livez)
     app.router.add_get("/metrics", show_metrics)
+    app.router.add_post(PATH, MoveDoor(keepers, callers, metrics).handle)
     return app

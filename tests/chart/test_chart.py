@@ -11,10 +11,12 @@ import pytest
 import yaml
 
 from cluster.programs import programs_dir
+from osworld_contract.kube_names import COMPONENT_ROUTER
 from osworld_envpod.metrics import EnvMetrics
 from osworld_operator.children import ChildSettings
 from osworld_operator.crd import definition_text
 from osworld_operator.metrics import OperatorMetrics
+from osworld_operator.owner import labels as router_labels
 from osworld_operator.settings import OperatorSettings
 from osworld_router.metrics import Metrics
 
@@ -77,6 +79,11 @@ def test_the_operator_is_told_what_its_settings_know(values: dict[str, Any]) -> 
     [deployment] = of_kind("Deployment", values)
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     told = {item["name"]: item.get("value", "osworld-system") for item in container["env"]}
+    [service] = of_kind("Service", values)
+    [port] = service["spec"]["ports"]
+    reached = f"http://{service['metadata']['name']}.{service['metadata']['namespace']}.svc:{port['port']}"
+    assert told["OSWORLD_OPERATOR_URL"] == reached
+    assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
     known = {f"OSWORLD_{name.upper()}" for name in OperatorSettings.model_fields}
     assert set(told) == known - {"OSWORLD_OPERATOR_HOST", "OSWORLD_OPERATOR_PORT"}
     fields = {name.removeprefix("OSWORLD_").lower(): value for name, value in told.items()}
@@ -103,7 +110,34 @@ def test_with_namespaces_the_operator_has_rights_in_these_alone() -> None:
     roles = of_kind("Role", EVERYTHING)
     assert {role["metadata"]["namespace"] for role in roles} == {"train", "more"}
     [everywhere] = of_kind("ClusterRole", EVERYTHING)
-    assert [rule["resources"] for rule in everywhere["rules"]] == [["nodes"]]
+    assert [rule["resources"] for rule in everywhere["rules"]] == [["nodes"], ["tokenreviews"]]
+    assert everywhere["rules"][1]["verbs"] == ["create"]
+
+
+@pytest.mark.parametrize(
+    ("values", "namespaces"), [({}, [None]), (EVERYTHING, ["train", "more"])], ids=["everywhere", "in two namespaces"]
+)
+def test_only_routers_reach_the_operator_and_who_scrapes_it(
+    values: dict[str, Any], namespaces: list[str | None]
+) -> None:
+    [policy] = of_kind("NetworkPolicy", values)
+    [deployment] = of_kind("Deployment", values)
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    [rule] = policy["spec"]["ingress"]
+    assert [port["port"] for port in rule["ports"]] == [OperatorSettings.model_fields["operator_port"].default]
+    routers = [item for item in rule["from"] if "podSelector" in item]
+    assert [_namespace(item) for item in routers] == namespaces
+    router = router_labels("desks", COMPONENT_ROUTER)
+    assert all(item["podSelector"]["matchLabels"].items() <= router.items() for item in routers)
+    others = [item for item in rule["from"] if "podSelector" not in item]
+    assert [_namespace(item) for item in others] == (["prometheus"] if values else [])
+
+
+def _namespace(peer: dict[str, Any]) -> str | None:
+    found: str | None = peer["namespaceSelector"].get("matchLabels", {}).get("kubernetes.io/metadata.name")
+    return found
 
 
 def test_no_right_is_a_wildcard() -> None:
@@ -115,7 +149,7 @@ def test_no_right_is_a_wildcard() -> None:
 def test_what_is_not_wanted_is_not_made() -> None:
     values = {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}}
     kinds = {item["kind"] for item in rendered(values)}
-    assert kinds == {"CustomResourceDefinition", "Deployment"}
+    assert kinds == {"CustomResourceDefinition", "Deployment", "NetworkPolicy", "Service"}
     assert of_kind("Deployment", values)[0]["spec"]["template"]["spec"]["serviceAccountName"] == "mine"
 
 

@@ -1,4 +1,5 @@
-"""Stands in for the env servers of pods that KWOK plays: their ``/state`` and ``/drain``, as the operator asks them.
+"""Stands in for the env servers of pods that KWOK plays: ``/state`` and ``/drain`` as the operator asks them, and calls
+of a router.
 
 Every such pod has an address of 127.1.0.0/16, and one listener answers for all. What each is at, a test sets.
 """
@@ -26,6 +27,24 @@ class PlayedEnvServers:
         self._lock = threading.Lock()
         self._phases: dict[str, Phase] = {}
         self._drained: set[str] = set()
+        self._frozen: set[str] = set()
+        self._resets: list[str] = []
+        self._end = threading.Event()
+
+    def freeze(self, pod: dict[str, Any]) -> None:
+        """Have this pod answer no reset any more."""
+        with self._lock:
+            self._frozen.add(pod["metadata"]["uid"])
+
+    @property
+    def resets(self) -> list[str]:
+        """Return the uids of the pods that were asked for a reset, in order."""
+        with self._lock:
+            return list(self._resets)
+
+    def end(self) -> None:
+        """Let go of the callers that wait for an answer."""
+        self._end.set()
 
     def set_phase(self, pod: dict[str, Any], phase: Phase) -> None:
         with self._lock:
@@ -35,10 +54,14 @@ class PlayedEnvServers:
         with self._lock:
             return pod["metadata"]["uid"] in self._drained
 
-    def answer(self, method: str, address: str, meant: str | None) -> tuple[int, bytes]:
+    def answer(self, method: str, path: str, address: str, meant: str | None) -> tuple[int, bytes]:
         uid = self._uid_at(address)
+        if path == "/livez":
+            return 200, b"{}"
         if meant != uid:
             return 421, json.dumps({"fault": {"kind": "client", "reason": "wrong_server"}}).encode()
+        if path == "/env/reset":
+            return 200, self._reset(uid)
         with self._lock:
             phase = self._phases.get(uid, Phase.IDLE)
             if method == "POST" and phase in BUSY_PHASES:
@@ -58,6 +81,14 @@ class PlayedEnvServers:
             )
             return 200, state.model_dump_json().encode()
 
+    def _reset(self, uid: str) -> bytes:
+        with self._lock:
+            self._resets.append(uid)
+            is_frozen = uid in self._frozen
+        if is_frozen:
+            self._end.wait()
+        return json.dumps({"env_idx": 0, "obs_messages": [], "is_done": False, "format_reward": 0.0}).encode()
+
     def _uid_at(self, address: str) -> str:
         found = self._plane.get(f"/api/v1/pods?fieldSelector=status.podIP={address}")["items"]
         return str(max(found, key=lambda pod: pod["metadata"]["creationTimestamp"])["metadata"]["uid"]) if found else ""
@@ -72,7 +103,9 @@ def played_env_servers(plane: ControlPlane) -> Iterator[PlayedEnvServers]:
         protocol_version = "HTTP/1.1"
 
         def _reply(self, method: str) -> None:
-            status, body = servers.answer(method, self.connection.getsockname()[0], self.headers.get(HEADER_UID))
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            address, meant = self.connection.getsockname()[0], self.headers.get(HEADER_UID)
+            status, body = servers.answer(method, self.path, address, meant)
             if not self.headers.get("Authorization", "").startswith("Bearer "):
                 status, body = 401, b"{}"
             self.send_response(status)
@@ -97,5 +130,6 @@ def played_env_servers(plane: ControlPlane) -> Iterator[PlayedEnvServers]:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield servers
+        servers.end()
         server.shutdown()
         thread.join(10)

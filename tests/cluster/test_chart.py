@@ -11,6 +11,8 @@ import pytest
 
 from cluster.control_plane import ControlPlane
 from cluster.env_servers import played_env_servers
+from cluster.move_wishes import ask, holder
+from cluster.move_wishes import token as move_token
 from cluster.operator_rig import Pool, operator
 from cluster.programs import programs_dir
 from waiting import wait_until
@@ -61,6 +63,8 @@ def test_its_rights_are_enough_and_no_more(plane: ControlPlane, namespace: str, 
         name = pool.pod(0)["metadata"]["name"]
         plane.kubectl("delete", "pod", "-n", namespace, name, "--force", "--grace-period=0")
         wait_until(lambda: pool.served().get(0, {}).get("metadata", {}).get("name") not in (None, name), 60, "a move")
+        pool.wait_whole(2, 1)
+        assert ask(running, pool, move_token(pool), holder(pool)).status_code == 200, "a router is heard"
         pool.scale(1)
         pool.wait_whole(1, 1)
         assert "forbidden" not in running.log.read_text().lower()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic_settings import BaseSettings
 
 from osworld_contract.crd import OSWorldEnv
 from osworld_contract.crd.placement import HostPathCache
-from osworld_contract.kube_names import LABEL_ENV_IDX, LABEL_POOL, LABEL_REVISION, LABEL_SLOT
+from osworld_contract.kube_names import LABEL_ENV_IDX, LABEL_POOL, LABEL_REVISION, LABEL_SLOT, OPERATOR_AUDIENCE
 from osworld_contract.places import CACHE_VARIABLE
 from osworld_envpod.settings import EnvServerSettings
 from osworld_operator.children import (
@@ -26,6 +27,7 @@ from osworld_router.settings import RouterSettings
 from pools import QEMU, pool
 
 SETTINGS = ChildSettings("osworld/env:1", "osworld/desktop:1", "osworld/router:1", "osworld-system")
+ASKABLE = replace(SETTINGS, operator_url="http://operator.system.svc:15002")
 
 
 def env(**spec: Any) -> OSWorldEnv:
@@ -97,6 +99,26 @@ def test_the_env_server_takes_the_values_that_it_is_given(
 def test_every_variable_of_a_router_is_a_setting_of_the_router(spec: dict[str, Any]) -> None:
     (deployment,) = of_kind(applied_children(env(**spec), SETTINGS), "Deployment")
     assert set(variables(containers(deployment)["router"])) <= known_variables(RouterSettings)
+
+
+def test_a_router_asks_the_operator_for_moves_with_a_token_for_that_alone() -> None:
+    (deployment,) = of_kind(applied_children(env(), ASKABLE), "Deployment")
+    router = containers(deployment)["router"]
+    told = {name: item.get("value") for name, item in variables(router).items()}
+    assert told["OSWORLD_ROUTER_MOVE_URL"] == f"http://operator.system.svc:15002/pools/train/{env().metadata.name}"
+    assert told["OSWORLD_ROUTER_HEDGE_AFTER_S"] == "30"
+    [volume] = deployment["spec"]["template"]["spec"]["volumes"]
+    [source] = volume["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] == OPERATOR_AUDIENCE
+    [mount] = router["volumeMounts"]
+    assert mount["name"] == volume["name"] and mount["readOnly"]
+    path = f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+    assert told["OSWORLD_ROUTER_MOVE_TOKEN_FILE"] == path
+
+
+def test_without_an_address_of_the_operator_routers_ask_nobody() -> None:
+    (deployment,) = of_kind(applied_children(env(), SETTINGS), "Deployment")
+    assert not [name for name in variables(containers(deployment)["router"]) if "MOVE" in name]
 
 
 @pytest.mark.parametrize("spec", SPECS)

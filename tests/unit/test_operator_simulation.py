@@ -5,6 +5,7 @@ The simulation itself is put to the test: rules with a mistake planted must be f
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -112,6 +113,11 @@ def impatient(view: PoolView) -> list[Action]:
     return decide(view)
 
 
+def deaf(view: PoolView) -> list[Action]:
+    """Take a pod that a router has turned away from for a spare, whatever it is in the middle of."""
+    return [replace(action, is_wished=False) if isinstance(action, Assign) else action for action in decide(view)]
+
+
 def violations(rules: Callable[[PoolView], list[Action]]) -> Iterator[int]:
     """Yield the seeds at which a mistake is found out."""
     for seed in range(150):
@@ -121,6 +127,6 @@ def violations(rules: Callable[[PoolView], list[Action]]) -> Iterator[int]:
             yield seed
 
 
-@pytest.mark.parametrize("mistake", [without_consent, twice, too_many, never_down, to_anybody, impatient])
+@pytest.mark.parametrize("mistake", [without_consent, twice, too_many, never_down, to_anybody, impatient, deaf])
 def test_the_simulation_finds_a_planted_mistake(mistake: Decide) -> None:
     assert next(violations(mistake), None) is not None
