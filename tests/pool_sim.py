@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from osworld_contract.crd import ConditionReason, UpdateStrategy
 from osworld_operator.actions import Action, Assign, Create, Delete, Drain, Release
+from osworld_operator.decide import SILENT_S
 from osworld_operator.view import Hold, NodeState, PodView, PoolView, Wish
 
 Decide = Callable[[PoolView], list[Action]]
@@ -38,8 +39,14 @@ class SimPod:
     is_retired: bool = False
     is_terminating: bool = False
     unready_s: float | None = None
+    silent_s: float | None = None
     node: NodeState = NodeState.SOUND
     is_held: bool = False
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it has not answered for so long that nobody waits for it."""
+        return self.silent_s is not None and self.silent_s >= SILENT_S
 
     @property
     def can_run(self) -> bool:
@@ -92,7 +99,7 @@ class SimCluster:
         """Let everything that is on its way arrive, with the operator at work, and every episode end."""
         for _ in range(rounds):
             for pod in list(self.pods.values()):
-                pod.is_busy = False
+                pod.is_busy, pod.silent_s = False, None
                 if pod.is_terminating and pod.node is not NodeState.LOST:
                     del self.pods[pod.slot]
                 elif not pod.is_failed and not pod.is_drained and not pod.is_held and pod.node is not NodeState.LOST:
@@ -119,6 +126,7 @@ class SimCluster:
             self._begin_episode,
             lambda _: self._wish(),
             lambda _: self._wish(),
+            lambda pod: setattr(pod, "silent_s", self.chance.choice([None, 1.0, 400.0, 1000.0])),
             lambda pod: self._change(pod, is_busy=False),
             lambda pod: self._change(pod, is_held=not pod.is_ready),
             self._vanish,
@@ -165,8 +173,9 @@ class SimCluster:
             is_down=pod.is_down,
             is_failed=pod.is_failed,
             unready_s=pod.unready_s,
+            silent_s=pod.silent_s if pod.is_ready else None,
             is_terminating=pod.is_terminating,
-            is_busy=self.chance.choice([pod.is_busy, None]),
+            is_busy=self.chance.choice([pod.is_busy, None]) if pod.silent_s is None else None,
             is_drained=pod.is_drained,
             is_retired=pod.is_retired,
             node=pod.node,
@@ -190,7 +199,7 @@ class SimCluster:
                 self._change(pod, env_idx=None, epoch=0)
         elif isinstance(action, Drain):
             pod = self.pods.get(action.pod.slot)
-            if pod and pod.uid == action.pod.uid and pod.can_run and not pod.is_busy:
+            if pod and pod.uid == action.pod.uid and pod.can_run and not pod.is_busy and pod.silent_s is None:
                 self._change(pod, is_drained=True)
         elif pod := self._current(action.pod):
             self._delete(pod)
@@ -207,7 +216,8 @@ class SimCluster:
             if old is None:
                 return
             is_wished = action.is_wished and Wish(action.env_idx, old.uid, old.epoch) in self.wished
-            if old.is_busy and old.can_run and not old.is_drained and (old.unready_s or 0) < 1 and not is_wished:
+            may_lose_it = is_wished or old.is_drained or old.is_given_up or (old.unready_s or 0) >= 1
+            if old.is_busy and old.can_run and not may_lose_it:
                 raise RuleBrokenError(f"an episode that could go on lost its env_idx: {old}")
             self._change(old, env_idx=None, epoch=0, is_retired=action.is_wished)
         if pod := self._current(action.pod):
@@ -216,7 +226,7 @@ class SimCluster:
             self._change(pod, env_idx=action.env_idx, epoch=epoch)
 
     def _delete(self, pod: SimPod) -> None:
-        if pod.can_run and not pod.is_drained and not pod.is_retired:
+        if pod.can_run and not (pod.is_drained or pod.is_retired or pod.is_given_up):
             raise RuleBrokenError(f"deleted without its consent: {pod}")
         if pod.node is NodeState.LOST:
             raise RuleBrokenError(f"deleted on a lost node: {pod}")

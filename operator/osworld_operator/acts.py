@@ -13,7 +13,7 @@ from osworld_operator.child_settings import ChildSettings
 from osworld_operator.children import env_pod
 from osworld_operator.clock import now
 from osworld_operator.cluster import Cluster
-from osworld_operator.decide import is_broken
+from osworld_operator.decide import is_broken, is_silent
 from osworld_operator.errors import ClusterError, ConflictError, NotFoundError, RefusedError
 from osworld_operator.metrics import OperatorMetrics
 from osworld_operator.pod import STOP_S
@@ -144,4 +144,6 @@ def _why(pod: PodView) -> str:
         return "its env server went down"
     if pod.is_drained:
         return "it takes no more episodes"
+    if is_silent(pod):
+        return "its env server has not answered the operator for long"
     return "it was not ready for long" if is_broken(pod) else "a router's reset hung or was lost there"

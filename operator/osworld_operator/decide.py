@@ -21,9 +21,13 @@ STUCK_S: Final = 20.0
 """How long a pod with an env_idx may be unready, its server running, before the env_idx moves. A guess: longer than
 the readiness probe needs to notice a repair (2 s), shorter than a trainer's patience."""
 
+SILENT_S: Final = 300.0
+"""How long a ready pod's env server may leave the operator without an answer before it counts as stuck. A guess: longer
+than any call of an episode (270 s), and than most troubles of a network, which episodes can outlive."""
+
 REPLACE_AFTER_S: Final = 900.0
-"""How long a pod may be unready after it was ready before it is replaced. A guess: a restart under emulation that
-fetches an image again takes minutes."""
+"""How long a pod may be unready after it was ready, or silent, before it is replaced. A guess: a restart under
+emulation that fetches an image again takes minutes."""
 
 CREATES_MAX: Final = 100
 """New pods in one round, so that a mistake in a spec does not fill a cluster before anybody sees it."""
@@ -60,7 +64,13 @@ def decide(view: PoolView) -> list[Action]:
 def is_broken(pod: PodView) -> bool:
     """Return whether no episode on this pod can go on or begin."""
     is_stuck = pod.unready_s is not None and pod.unready_s >= STUCK_S
-    return pod.is_failed or pod.is_down or pod.is_drained or pod.node is NodeState.LOST or is_stuck
+    is_over = pod.is_failed or pod.is_down or pod.is_drained or pod.node is NodeState.LOST
+    return is_over or is_stuck or is_silent(pod)
+
+
+def is_silent(pod: PodView) -> bool:
+    """Return whether the operator has had no answer for so long that it does not wait for one any more."""
+    return pod.silent_s is not None and pod.silent_s >= SILENT_S
 
 
 def can_take(pod: PodView) -> bool:
@@ -78,7 +88,7 @@ def _released_twins(view: PoolView, holders: dict[int, PodView]) -> Iterator[Rel
 def _moves(view: PoolView, holders: dict[int, PodView]) -> Iterator[Assign]:
     """Give each env_idx that nobody serves to a spare: the oldest, of the present spec if there is one."""
     spares = [pod for pod in view.pods if can_take(pod)]
-    spares.sort(key=lambda pod: (pod.revision != view.revision, pod.created_s, pod.slot))
+    spares.sort(key=lambda pod: (pod.silent_s is not None, pod.revision != view.revision, pod.created_s, pod.slot))
     for idx in range(view.replicas):
         holder = holders.get(idx)
         is_wished = holder is not None and view.is_wished_away(holder)
@@ -90,8 +100,8 @@ def _is_hopeless(pod: PodView) -> bool:
     """Return whether the pod only stands in the way: no episode is on it and none will be."""
     if pod.node is NodeState.LOST:
         return False  # its name stays taken: it may still run there
-    was_long_unready = pod.unready_s is not None and pod.unready_s >= REPLACE_AFTER_S
-    return pod.is_failed or pod.is_drained or pod.is_retired or was_long_unready
+    away_s = max(pod.unready_s or 0.0, pod.silent_s or 0.0)
+    return pod.is_failed or pod.is_drained or pod.is_retired or away_s >= REPLACE_AFTER_S
 
 
 def _may_stay(pod: PodView) -> bool:
@@ -111,7 +121,7 @@ def _needs_drain(pod: PodView, holders: dict[int, PodView]) -> bool:
 
 def _farewell(pod: PodView) -> Drain | Delete:
     """A pod that has come up has its say; one that has not, or that nobody can reach, has no episode."""
-    return Drain(pod) if pod.is_ready else Delete(pod)
+    return Drain(pod) if pod.is_ready and not is_silent(pod) else Delete(pod)
 
 
 def _surplus(kept: list[PodView], count: int, assigned: set[str]) -> Iterable[PodView]:
@@ -127,10 +137,11 @@ def _outdated(kept: list[PodView], view: PoolView, missing: int) -> Iterator[Act
     if view.strategy is UpdateStrategy.RECREATE:
         yield from (Delete(pod) for pod in outdated)
         return
-    waiting = [pod for pod in outdated if not pod.is_ready and (pod.env_idx is None or is_broken(pod))]
+    unready = [pod for pod in outdated if not pod.is_ready and (pod.env_idx is None or is_broken(pod))]
+    waiting = [*unready, *(pod for pod in outdated if pod.is_ready and is_silent(pod))]
     yield from (Delete(pod) for pod in waiting)
     away = max(missing, 0) + sum(not pod.is_ready for pod in kept if pod not in waiting) + len(waiting)
-    idle = [pod for pod in outdated if pod.is_ready and pod.is_busy is not True]
+    idle = [pod for pod in outdated if pod.is_ready and pod.is_busy is not True and not is_silent(pod)]
     idle.sort(key=lambda pod: (pod.env_idx is not None, pod.is_busy is None, pod.created_s, pod.slot))
     yield from (Drain(pod) for pod in idle[: max(view.max_unavailable - away, 0)])
 

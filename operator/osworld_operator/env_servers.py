@@ -11,7 +11,7 @@ import aiohttp
 from osworld_contract.names import ENV_SERVER_PORT, HEADER_UID
 from osworld_contract.registry import env_server_url
 from osworld_contract.wire import EnvState, Phase
-from osworld_operator.observe import Report
+from osworld_operator.observe import Heard, Report
 from osworld_operator.view import PodView
 
 CALL_TIMEOUT_S: Final = 3.0
@@ -78,19 +78,29 @@ class Reports:
         self._tell = tell
         self._asked: dict[str, float] = {}
         self._under_way: set[str] = set()
+        self._silent_since: dict[str, float] = {}
         self.known: dict[str, Report] = {}
         """By the pods' uids."""
+
+    @property
+    def heard(self) -> Heard:
+        """Return what was heard so far."""
+        now = time.monotonic()
+        return Heard(self.known, {uid: now - since for uid, since in self._silent_since.items()})
 
     def forget_all_but(self, pods: Iterable[PodView]) -> None:
         """Drop what is known of pods that are gone."""
         uids = {pod.uid for pod in pods}
         self._asked = {uid: when for uid, when in self._asked.items() if uid in uids}
+        self._silent_since = {uid: when for uid, when in self._silent_since.items() if uid in uids}
         self.known = {uid: report for uid, report in self.known.items() if uid in uids}
 
     def refresh(self, pods: Mapping[PodView, bool], token: str) -> None:
         """Ask the pods whose last answer is too old. The flag says that a decision waits for the answer."""
         now = time.monotonic()
         for pod, is_urgent in pods.items():
+            if not pod.is_ready:
+                self._silent_since.pop(pod.uid, None)  # the kubelet says as much
             age_s = now - self._asked.get(pod.uid, 0.0)
             if pod.address and age_s >= (OFTEN_S if is_urgent else SELDOM_S):
                 self._start(pod, self._servers.state, token)
@@ -109,6 +119,7 @@ class Reports:
         self._tasks.create_task(self._note(pod, ask, token))
 
     async def _note(self, pod: PodView, ask: Ask, token: str) -> None:
+        began = time.monotonic()
         try:
             assert pod.address is not None  # the callers look
             report = await ask(pod.address, pod.uid, token)
@@ -116,7 +127,10 @@ class Reports:
             self._under_way.discard(pod.uid)
         self._asked[pod.uid] = time.monotonic()
         before = self.known.get(pod.uid)
-        if report is not None:
+        if report is None:
+            self._silent_since.setdefault(pod.uid, began)
+        else:
+            self._silent_since.pop(pod.uid, None)
             self.known[pod.uid] = report
         if report is not None and report != before:
             self._tell()

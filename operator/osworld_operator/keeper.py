@@ -154,7 +154,7 @@ class PoolKeeper:
         pods = [pod for pod in await cluster.pods(self.namespace, self.name) if _owner_uid(pod) == env.metadata.uid]
         revision = pod_revision(env, tools.children)
         assert self._reports is not None  # made before the first round
-        view = pool_view(env, revision, pods, tools.nodes.states, self._reports.known, time.time())
+        view = pool_view(env, revision, pods, tools.nodes.states, self._reports.heard, time.time())
         view = replace(view, wishes=self.wishes.open)
         actions = decide(view)
         outcome = await Acts(cluster, tools.children, tools.metrics, env).do(found, actions)

@@ -1,7 +1,7 @@
 """From what the API server and env servers say to a `PoolView`. Pure; Kubernetes objects come as JSON, camelCase."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from osworld_contract.kube_names import (
     LABEL_REVISION,
     LABEL_SLOT,
 )
+from osworld_operator.decide import SILENT_S
 from osworld_operator.view import Hold, NodeState, PodView, PoolView
 
 LOST_TAINTS: Final = frozenset({"node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"})
@@ -46,6 +47,10 @@ FAILING_REASONS: Final = frozenset({"CrashLoopBackOff"})
 """Why a container waits. Source: the kubelet's ``pkg/kubelet/images`` and ``kubelet.go``."""
 
 
+DEAF_SHARE: Final = 0.5
+"""If more of a pool's ready pods than this do not answer, the fault is the way to them, or the operator's. A guess."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What an env server said of itself."""
@@ -54,26 +59,42 @@ class Report:
     is_drained: bool
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What the operator heard of env servers, by their pods' uids."""
+
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    silent_s: Mapping[str, float] = field(default_factory=dict)
+    """For how long questions have gone without an answer."""
+
+
 def pool_view(
     env: OSWorldEnv,
     revision: str,
     pods: list[dict[str, Any]],
     nodes: Mapping[str, NodeState],
-    reports: Mapping[str, Report],
+    heard: Heard,
     now_s: float,
 ) -> PoolView:
-    """Return the pool at `now_s` (Unix time). `reports` are by the pods' uids."""
+    """Return the pool at `now_s` (Unix time)."""
     spec = env.spec
-    found = (
-        pod_view(pod, nodes, reports.get(pod["metadata"]["uid"]), spec.scheduling.kvm_resource, now_s) for pod in pods
+    seen = (
+        pod_view(pod, nodes, heard.reports.get(pod["metadata"]["uid"]), spec.scheduling.kvm_resource, now_s)
+        for pod in pods
     )
+    found = [pod for pod in seen if pod is not None]
+    silent_s = {pod.uid: heard.silent_s[pod.uid] for pod in found if pod.is_ready and pod.uid in heard.silent_s}
+    is_doubtful = len(silent_s) > DEAF_SHARE * sum(pod.is_ready for pod in found)
+    if not is_doubtful:
+        found = [replace(pod, silent_s=silent_s.get(pod.uid)) for pod in found]
     return PoolView(
         replicas=spec.replicas,
         spares=spec.spares,
         revision=revision,
         strategy=spec.update.strategy,
         max_unavailable=spec.update.max_unavailable.of(spec.replicas),
-        pods=tuple(sorted((pod for pod in found if pod is not None), key=lambda pod: pod.slot)),
+        pods=tuple(sorted(found, key=lambda pod: pod.slot)),
+        is_deaf=is_doubtful and max(silent_s.values()) >= SILENT_S,
     )
 
 

@@ -9,7 +9,7 @@ from osworld_contract.crd import Condition, ConditionReason, ConditionType, OSWo
 from osworld_contract.crd.status import TROUBLED_MAX
 from osworld_operator.actions import Action, Assign, Create, Delete, Drain
 from osworld_operator.children import env_selector_text, service_url
-from osworld_operator.decide import can_take, is_broken
+from osworld_operator.decide import can_take, is_broken, is_silent
 from osworld_operator.view import Hold, NodeState, PodView, PoolView
 
 MESSAGE_MAX_CHARS = 1024
@@ -112,6 +112,11 @@ def _degraded(view: PoolView, troubled: list[PodView], refusal: Hold | None) -> 
     if lost:
         names = ", ".join(sorted(str(name) for name in lost))[:MESSAGE_MAX_CHARS]
         return Finding(ConditionType.DEGRADED, True, ConditionReason.NODES_LOST, f"out of reach: {names}")
+    silent = [pod.name for pod in troubled if is_silent(pod)]
+    if silent or view.is_deaf:
+        names = ", ".join(silent) or "most pods; is the way to them open, or their token changed?"
+        message = f"ready, but without an answer to the operator: {names}"[:MESSAGE_MAX_CHARS]
+        return Finding(ConditionType.DEGRADED, True, ConditionReason.ENV_SERVERS_SILENT, message)
     if troubled:
         names = ", ".join(pod.name for pod in troubled)[:MESSAGE_MAX_CHARS]
         return Finding(ConditionType.DEGRADED, True, ConditionReason.PODS_FAILING, f"not at work: {names}")
@@ -126,6 +131,8 @@ def _trouble(pod: PodView) -> Hold | None:
         return None
     if pod.hold is not None:
         return pod.hold
+    if is_silent(pod):
+        return Hold(ConditionReason.ENV_SERVERS_SILENT, "ready, but its env server does not answer the operator")
     if is_broken(pod):
         return Hold(ConditionReason.PODS_FAILING, "the env server is down" if pod.is_down else "not ready for long")
     return None

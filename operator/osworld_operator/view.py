@@ -46,6 +46,8 @@ class PodView:
     """The pod has ended and will never run again."""
     unready_s: float | None = None
     """For how long it has not been ready, where it was ready before."""
+    silent_s: float | None = None
+    """For how long its env server, ready in the kubelet's eyes, has not answered the operator. None: it answers."""
     is_terminating: bool = False
     is_busy: bool | None = None
     """In the middle of an episode. None: not asked, or no answer."""
@@ -87,6 +89,8 @@ class PoolView:
     max_unavailable: int = 1
     pods: tuple[PodView, ...] = field(default=())
     wishes: frozenset[Wish] = frozenset()
+    is_deaf: bool = False
+    """Most env servers do not answer the operator: that is no fault of each of them."""
 
     @property
     def holders(self) -> dict[int, PodView]:

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from osworld_contract.crd import ConditionReason
-from osworld_operator.observe import Report, node_state, pod_view
-from osworld_operator.view import NodeState, PodView
+from osworld_contract.crd import ConditionReason, OSWorldEnv
+from osworld_operator.observe import Heard, Report, node_state, pod_view, pool_view
+from osworld_operator.view import NodeState, PodView, PoolView
+from pools import pool as pool_of
 
 NOW_S = 1_800_000_000.0
 BEGAN = "2027-01-15T07:59:00Z"
@@ -143,3 +144,36 @@ def test_what_a_node_means_for_its_pods(given: dict[str, Any], state: NodeState)
 def test_a_node_that_is_not_known_is_lost() -> None:
     found = pod_view(pod(), {}, None, KVM, NOW_S)
     assert found is not None and found.node is NodeState.LOST
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    """Return ready pods with the uids u0, u1, ..."""
+    found = []
+    for slot in range(count):
+        given = pod({"osworld.dev/slot": str(slot)}, conditions=ready("True", LATER), podIP=f"10.0.0.{slot}")
+        given["metadata"] |= {"name": f"desks-{slot}", "uid": f"u{slot}"}
+        found.append(given)
+    return found
+
+
+def heard(silent_s: dict[str, float], pods: list[dict[str, Any]]) -> PoolView:
+    env = OSWorldEnv.model_validate(pool_of(replicas=2, spares=2))
+    return pool_view(env, "", pods, {"n0": NodeState.SOUND}, Heard(silent_s=silent_s), NOW_S)
+
+
+def test_a_pod_whose_env_server_does_not_answer_is_silent() -> None:
+    view = heard({"u1": 400.0, "gone": 9.0}, many(4))
+    assert [found.silent_s for found in view.pods] == [None, 400.0, None, None]
+    assert not view.is_deaf
+
+
+def test_an_unready_pod_is_not_silent() -> None:
+    pods = many(4)
+    pods[1]["status"]["conditions"] = ready("False", LATER)
+    assert heard({"u1": 400.0}, pods).pods[1].silent_s is None
+
+
+def test_where_most_do_not_answer_the_fault_is_not_theirs() -> None:
+    view = heard({"u0": 400.0, "u1": 400.0, "u2": 20.0}, many(4))
+    assert all(found.silent_s is None for found in view.pods) and view.is_deaf
+    assert not heard({"u0": 40.0, "u1": 40.0, "u2": 20.0}, many(4)).is_deaf, "not yet worth a word"

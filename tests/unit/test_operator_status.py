@@ -84,3 +84,14 @@ def test_a_spec_that_is_not_understood_leaves_the_rest_of_the_status_alone() -> 
     assert found["ready"] == 3
     assert found["conditions"][0]["reason"] == "InvalidSpec"
     assert invalid_status(found, 5, "replicas: what", EARLIER) == found
+
+
+def test_a_silent_env_server_is_named_and_so_is_a_deaf_operator() -> None:
+    found = status_of(pod(0, env_idx=0, silent_s=400.0))
+    assert (found.ready, found.faulted) == (0, 1)
+    assert condition(found, "Degraded").reason == found.troubled[0].reason == ConditionReason.ENV_SERVERS_SILENT
+    assert "desks-0" in condition(found, "Degraded").message
+    view = PoolView(replicas=0, spares=0, revision="r", is_deaf=True)
+    env = OSWorldEnv.model_validate(pool(replicas=0, spares=0))
+    deaf = condition(pool_status(env, view, [], None, NOW), "Degraded")
+    assert deaf.reason == ConditionReason.ENV_SERVERS_SILENT and "most pods" in deaf.message

@@ -45,6 +45,7 @@ class ConditionReason(StrEnum):
     IMAGE_NOT_FOUND = "ImageNotFound"
     POD_REFUSED = "PodRefused"
     PODS_FAILING = "PodsFailing"
+    ENV_SERVERS_SILENT = "EnvServersSilent"
     NODES_LOST = "NodesLost"
     INVALID_SPEC = "InvalidSpec"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason
