@@ -16,7 +16,6 @@ from osworld_operator.cluster import Cluster
 from osworld_operator.decide import is_broken, is_silent
 from osworld_operator.errors import ClusterError, ConflictError, NotFoundError, RefusedError
 from osworld_operator.metrics import OperatorMetrics
-from osworld_operator.pod import STOP_S
 from osworld_operator.view import Hold, NodeState, PodView
 from osworld_operator.wishes import entry
 
@@ -24,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 WRITES_MAX: Final = 20
 """Calls that change something, at once."""
+
+RETIRED_GRACE_S: Final = 5
+"""Between SIGTERM and SIGKILL for a pod whose work is nobody's any more. A guess: nothing of it is kept, and its
+replacement may wait for the device that it has."""
 
 A = TypeVar("A", bound=Action)
 
@@ -92,7 +95,7 @@ class Acts:
         return await self._done(outcome, action, call)
 
     async def _delete(self, outcome: Outcome, action: Delete) -> bool:
-        grace_s = STOP_S if action.is_at_once else None
+        grace_s = RETIRED_GRACE_S if action.is_at_once else None
         return await self._done(outcome, action, self._cluster.delete_pod(self._namespace, action.pod, grace_s))
 
     async def _create(self, outcome: Outcome, action: Create) -> bool:

@@ -93,7 +93,9 @@ def _moves(view: PoolView, holders: dict[int, PodView]) -> Iterator[Assign]:
         holder = holders.get(idx)
         is_wished = holder is not None and view.is_wished_away(holder)
         if spares and (holder is None or is_wished or is_broken(holder)):
-            yield Assign(spares.pop(0), idx, holder, is_wished)
+            # Whose env server has ended is in the middle of nothing: it comes back clean, and may be a spare.
+            may_be_at_work = holder is not None and not holder.is_down
+            yield Assign(spares.pop(0), idx, holder, is_wished and may_be_at_work)
 
 
 def _is_hopeless(pod: PodView) -> bool:

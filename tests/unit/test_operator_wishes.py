@@ -1,6 +1,7 @@
 """A router's wish for a move: what is decided about it, and what it is answered."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,11 @@ def view(*pods: PodView, wishes: frozenset[Wish] = frozenset({WISH})) -> PoolVie
 
 def test_a_busy_env_that_a_router_turns_away_from_moves_for_good() -> None:
     assert decide(view(HOLDER, SPARE)) == [Assign(SPARE, 0, HOLDER, is_wished=True)]
+
+
+def test_an_env_server_that_has_ended_comes_back_as_a_spare() -> None:
+    down = replace(HOLDER, is_ready=False, is_down=True)
+    assert decide(view(down, SPARE)) == [Assign(SPARE, 0, down, is_wished=False)]
 
 
 @pytest.mark.parametrize("wish", [Wish(0, "u0", 3), Wish(0, "u9", 4), Wish(1, "u0", 4)])
