@@ -3,7 +3,10 @@
 import os
 import sys
 
+import typer
+
 from osworld_env.app import app
+from osworld_env.cluster.app import pool
 from osworld_env.errors import EXIT_FAILURE, CliError
 from osworld_env.terminal import err, show_error
 
@@ -13,8 +16,17 @@ DEBUG_VARIABLE = "OSWORLD_DEBUG"
 
 def main() -> None:
     """Run the command line; never returns."""
+    _run(app)
+
+
+def kubectl_main() -> None:
+    """Run the commands of ``pool`` as kubectl's plugin: ``kubectl osworld get``; never returns."""
+    _run(pool)
+
+
+def _run(commands: typer.Typer) -> None:
     try:
-        app()
+        commands()
     except CliError as error:
         show_error(error)
         sys.exit(error.exit_code)

@@ -7,6 +7,7 @@ import typer
 
 from osworld_env import host, terminal
 from osworld_env.check import check, evaluate_check
+from osworld_env.cluster.app import pool
 from osworld_env.demo import demo
 from osworld_env.doctor import doctor
 from osworld_env.episodes import episodes
@@ -26,6 +27,7 @@ for command in (serve, up, run, check, evaluate_check, parse, doctor, setup, dem
     app.command()(command)
 app.add_typer(host.app)
 app.add_typer(episodes)
+app.add_typer(pool)
 
 
 def _show_version(is_asked: bool) -> None:

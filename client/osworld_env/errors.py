@@ -2,6 +2,8 @@
 
 ``CliError``             one sentence and an exit code
 ├── ``BadUsageError``    the command line, a setting or a file is wrong; exit code 2
+├── ``ClusterError``     the API server of a cluster is out of reach, or said no; carries its words
+│   └── ``GoneError``    what was named is not there
 └── ``ProgramError``     a program that was started did not become ready, or ended; carries its last log lines
 """
 
@@ -30,3 +32,11 @@ class BadUsageError(CliError):
 
 class ProgramError(CliError):
     """A program that was started did not become ready, or ended by itself."""
+
+
+class ClusterError(CliError):
+    """The API server of a cluster is out of reach, or said no."""
+
+
+class GoneError(ClusterError):
+    """What was named is not in the cluster."""

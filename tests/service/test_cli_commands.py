@@ -35,7 +35,7 @@ def failed(done: subprocess.CompletedProcess[str], exit_code: int) -> str:
 def test_commands_are_listed(tmp_path: Path) -> None:
     done = osworld_env("--help", cwd=tmp_path)
     assert done.returncode == 0
-    commands = "serve up run check evaluate-check parse doctor setup demo host episodes"
+    commands = "serve up run check evaluate-check parse doctor setup demo host episodes pool"
     for command in commands.split():
         assert command in done.stdout
 
