@@ -42,6 +42,7 @@ class SimPod:
     silent_s: float | None = None
     node: NodeState = NodeState.SOUND
     is_held: bool = False
+    is_sent_away: bool = False
 
     @property
     def is_given_up(self) -> bool:
@@ -121,6 +122,7 @@ class SimCluster:
             lambda pod: self._change(pod, node=NodeState.LOST),
             lambda pod: self._change(pod, node=NodeState.SOUND),
             lambda pod: self._change(pod, node=NodeState.LEAVING),
+            lambda pod: self._change(pod, is_sent_away=True),
             lambda pod: self._change(pod, is_terminating=True),
             self._begin_episode,
             self._begin_episode,
@@ -176,6 +178,7 @@ class SimCluster:
             silent_s=pod.silent_s if pod.is_ready else None,
             is_terminating=pod.is_terminating,
             is_busy=self.chance.choice([pod.is_busy, None]) if pod.silent_s is None else None,
+            is_sent_away=pod.is_sent_away,
             is_drained=pod.is_drained,
             is_retired=pod.is_retired,
             node=pod.node,
@@ -244,7 +247,8 @@ class SimCluster:
 
 def _refuse_too_many(view: PoolView, actions: list[Action]) -> None:
     """A pod that is alive, may stay and has no number above the last is one of those that were asked for."""
-    counted = [pod for pod in view.pods if pod.is_alive and pod.node is not NodeState.LEAVING]
+    staying = [pod for pod in view.pods if pod.node is not NodeState.LEAVING and not pod.is_sent_away]
+    counted = [pod for pod in staying if pod.is_alive]
     kept = [pod for pod in counted if pod.env_idx is None or pod.env_idx < view.replicas]
     deleted = {action.pod.uid for action in actions if isinstance(action, Delete)}
     there = sum(pod.uid not in deleted for pod in kept)

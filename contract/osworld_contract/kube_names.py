@@ -31,6 +31,10 @@ LABEL_RETIRED: Final = f"{API_GROUP}/retired"
 LABEL_REVISION: Final = f"{API_GROUP}/revision"
 """On an env pod: a hash of what its spec was made from. Another one than the pool's means outdated."""
 
+ANNOTATION_DRAIN: Final = f"{API_GROUP}/drain"
+"""On an env pod, with any value: it goes after its episode, and its env_idx moves to another one. Anybody may set it,
+and the operator only reads it."""
+
 LABEL_NAME: Final = "app.kubernetes.io/name"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"

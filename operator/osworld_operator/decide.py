@@ -107,11 +107,11 @@ def _is_hopeless(pod: PodView) -> bool:
 
 
 def _may_stay(pod: PodView) -> bool:
-    return pod.node in (NodeState.NONE, NodeState.SOUND)
+    return pod.node in (NodeState.NONE, NodeState.SOUND) and not pod.is_sent_away
 
 
 def _must_leave(pod: PodView, view: PoolView) -> bool:
-    """Return whether the pod goes, after its episode: its number is too high, or its node is taken away."""
+    """Return whether the pod goes, after its episode: its number is too high, its node goes, or it was sent."""
     return (pod.env_idx is not None and pod.env_idx >= view.replicas) or not _may_stay(pod)
 
 

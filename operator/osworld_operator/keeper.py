@@ -257,7 +257,7 @@ def _awaits_answer(pod: PodView, view: PoolView) -> bool:
     is_outdated = pod.revision != view.revision
     is_high = pod.env_idx is not None and pod.env_idx >= view.replicas
     is_odd = pod.unready_s is not None or pod.is_terminating or pod.node is NodeState.LEAVING
-    return is_outdated or is_high or is_odd
+    return is_outdated or is_high or is_odd or pod.is_sent_away
 
 
 def _owner_uid(pod: dict[str, Any]) -> str | None:

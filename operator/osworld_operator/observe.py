@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from osworld_contract.crd import ConditionReason, OSWorldEnv
 from osworld_contract.kube_names import (
+    ANNOTATION_DRAIN,
     CONTAINER_SERVER,
     LABEL_ENV_EPOCH,
     LABEL_ENV_IDX,
@@ -126,6 +127,7 @@ def pod_view(
         unready_s=None if is_ready else _unready_s(ready, status, now_s),
         is_terminating="deletionTimestamp" in head,
         is_busy=report.is_busy if report else None,
+        is_sent_away=ANNOTATION_DRAIN in head.get("annotations", {}),
         is_drained=report.is_drained if report else False,
         is_retired=LABEL_RETIRED in labels,
         node=_node(spec.get("nodeName"), nodes),

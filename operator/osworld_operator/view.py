@@ -51,6 +51,8 @@ class PodView:
     is_terminating: bool = False
     is_busy: bool | None = None
     """In the middle of an episode. None: not asked, or no answer."""
+    is_sent_away: bool = False
+    """Somebody asked, by `ANNOTATION_DRAIN`, that it goes after its episode."""
     is_drained: bool = False
     """Its env server takes no episode any more."""
     is_retired: bool = False

@@ -141,6 +141,13 @@ def test_what_a_node_means_for_its_pods(given: dict[str, Any], state: NodeState)
     assert node_state(given) is state
 
 
+@pytest.mark.parametrize("value", ["true", ""])
+def test_a_pod_is_sent_away_by_an_annotation_of_any_value(value: str) -> None:
+    sent = pod()
+    sent["metadata"]["annotations"] = {"osworld.dev/drain": value}
+    assert (seen(sent).is_sent_away, seen(pod()).is_sent_away) == (True, False)
+
+
 def test_a_node_that_is_not_known_is_lost() -> None:
     found = pod_view(pod(), {}, None, KVM, NOW_S)
     assert found is not None and found.node is NodeState.LOST

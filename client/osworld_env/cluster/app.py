@@ -3,7 +3,10 @@
 import typer
 
 from osworld_env.cluster.change import delete, scale
+from osworld_env.cluster.create import create
+from osworld_env.cluster.drain import drain
 from osworld_env.cluster.show import get, url
+from osworld_env.cluster.top import top
 
 pool = typer.Typer(
     name="pool",
@@ -13,5 +16,5 @@ pool = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (get, url, scale, delete):
+for command in (create, get, top, url, scale, drain, delete):
     pool.command()(command)

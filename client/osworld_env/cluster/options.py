@@ -21,18 +21,29 @@ ContextOption = Annotated[
 
 
 @contextmanager
+def kubectl_extra() -> Iterator[None]:
+    """Import in the block what a trainer's machine does not have.
+
+    Raises:
+        CliError: It is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("kubernetes", "urllib3", "yaml"):
+            raise
+        raise CliError("this command needs the Kubernetes client: pip install 'osworld-env[kubectl]'") from error
+
+
+@contextmanager
 def open_pools(namespace: str | None, context: str | None) -> Iterator["Pools"]:
     """Give the pools of a namespace for the time of the block.
 
     Raises:
         CliError: The extra ``kubectl`` is not installed.
     """
-    try:  # the library takes a second to import, and a trainer's machine does not have it
+    with kubectl_extra():  # the library takes a second to import
         from osworld_env.cluster.api import ClusterApi  # noqa: PLC0415
         from osworld_env.cluster.pools import Pools  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith(("kubernetes", "urllib3")):
-            raise
-        raise CliError("this command needs the Kubernetes client: pip install 'osworld-env[kubectl]'") from error
     with ClusterApi.connect(namespace, context) as api:
         yield Pools(api)

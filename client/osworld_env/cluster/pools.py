@@ -1,13 +1,17 @@
 """All that the command line asks and tells the API server about pools, and nothing else does."""
 
 import base64
+import json
 import socket
+import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from osworld_contract.crd import OSWorldEnv
 from osworld_contract.kube_names import (
+    ANNOTATION_DRAIN,
     API_GROUP,
     API_VERSION,
     COMPONENT_ENV,
@@ -50,6 +54,12 @@ class Pools:
             known = ", ".join(env.metadata.name for env in self.all()) or "none"
             raise GoneError(f"no pool {name!r} in namespace {self.namespace}; there: {known}") from error
 
+    def create(self, manifest: dict[str, Any]) -> None:
+        """Create a pool. A field that the cluster's definition does not know is refused, not dropped."""
+        namespace = manifest["metadata"]["namespace"]
+        path = f"{_GROUP}/namespaces/{namespace}/{PLURAL}"
+        self._api.call("POST", path, manifest, {"fieldValidation": "Strict"})
+
     def scale(self, name: str, replicas: int) -> None:
         """Ask for `replicas` envs, as ``kubectl scale`` does."""
         body = {"spec": {"replicas": replicas}}
@@ -62,6 +72,35 @@ class Pools:
     def env_pods(self, name: str) -> list[dict[str, Any]]:
         """Return the env pods of a pool."""
         return self._pods(name, COMPONENT_ENV)
+
+    def send_away(self, pod: dict[str, Any]) -> None:
+        """Ask the operator to let this very pod go after its episode."""
+        head = pod["metadata"]
+        body = {"metadata": {"uid": head["uid"], "annotations": {ANNOTATION_DRAIN: "true"}}}
+        self._api.call("PATCH", f"{self._core}/pods/{head['name']}", body, content_type=MERGE_PATCH)
+
+    def wait_gone(self, name: str, uids: set[str], timeout_s: float) -> set[str]:
+        """Return those of the pods `uids` that are still there when `timeout_s` is over."""
+        left = set(uids)
+        for kind, pod in self._watched(f"{self._core}/pods", _selector(name, COMPONENT_ENV), timeout_s):
+            if kind == "LIST":
+                left &= {item["metadata"]["uid"] for item in pod["items"]}
+            elif kind == "DELETED":
+                left.discard(pod["metadata"]["uid"])
+            if not left:
+                break
+        return left
+
+    def wait_ready(self, name: str, timeout_s: float) -> OSWorldEnv:
+        """Return a pool once its envs are ready, or as it is when `timeout_s` is over."""
+        query = {"fieldSelector": f"metadata.name={name}"}
+        for kind, found in self._watched(self._path(), query, timeout_s):
+            items = found["items"] if kind == "LIST" else [found]
+            if kind == "DELETED":
+                raise GoneError(f"the pool {name} was deleted")
+            if any(_parsed(item).is_ready for item in items):
+                break
+        return self.one(name)
 
     def ready_router(self, name: str) -> str | None:
         """Return the name of a router's pod that is ready, or None."""
@@ -95,8 +134,26 @@ class Pools:
         return self._api.forward(router_pod, ROUTER_PORT)
 
     def _pods(self, name: str, component: str) -> list[dict[str, Any]]:
-        query = {"labelSelector": f"{LABEL_POOL}={name},{LABEL_COMPONENT}={component}"}
-        return list(self._api.call("GET", f"{self._core}/pods", query=query)["items"])
+        return list(self._api.call("GET", f"{self._core}/pods", query=_selector(name, component))["items"])
+
+    def _watched(self, path: str, query: dict[str, str], timeout_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield ``LIST`` and the list, then events as they come, until `timeout_s` is over.
+
+        A watch that ends before, or that the API server has forgotten, begins again with a list.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            listed = self._api.call("GET", path, query=query)
+            yield "LIST", listed
+            left_s = int(end - time.monotonic())
+            if left_s < 1:
+                return
+            since = {"watch": "1", "resourceVersion": listed["metadata"]["resourceVersion"]}
+            for line in self._api.lines(path, query | since | {"timeoutSeconds": str(left_s)}):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    break
+                yield event["type"], event["object"]
 
     @property
     def _core(self) -> str:
@@ -105,6 +162,10 @@ class Pools:
     def _path(self, name: str | None = None) -> str:
         path = f"{_GROUP}/namespaces/{self.namespace}/{PLURAL}"
         return path if name is None else f"{path}/{name}"
+
+
+def _selector(name: str, component: str) -> dict[str, str]:
+    return {"labelSelector": f"{LABEL_POOL}={name},{LABEL_COMPONENT}={component}"}
 
 
 def is_ready(pod: dict[str, Any]) -> bool:

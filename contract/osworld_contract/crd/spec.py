@@ -9,7 +9,7 @@ from osworld_contract.crd.desktop import Accelerator, Desktop
 from osworld_contract.crd.episode import Episode, Snapshots, Tasks
 from osworld_contract.crd.placement import Cache, PodTemplate, Scheduling
 from osworld_contract.crd.router import Router, Update
-from osworld_contract.crd.status import OSWorldEnvStatus
+from osworld_contract.crd.status import ConditionType, OSWorldEnvStatus
 from osworld_contract.kube_names import POOL_NAME_MAX_CHARS
 
 REPLICAS_MAX = 5000
@@ -72,3 +72,13 @@ class OSWorldEnv(BaseModel):
     metadata: ObjectMeta
     spec: OSWorldEnvSpec
     status: OSWorldEnvStatus = Field(default_factory=OSWorldEnvStatus)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the operator says of the present spec that every env_idx has a ready pod."""
+        return any(
+            item.type == ConditionType.READY
+            and item.status == "True"
+            and item.observed_generation >= self.metadata.generation
+            for item in self.status.conditions
+        )
