@@ -25,6 +25,7 @@ READY_S: Final = 120
 STOP_S: Final = 20
 ADMIN: Final = "admin"
 STAGES: Final = Path(__file__).parent / "stages.yaml"
+KWOK_CRDS: Final = Path(__file__).parent / "kwok_crds.yaml"
 POD_CIDR: Final = "127.1.0.1/16"
 """Pods that KWOK plays have addresses of loopback, where a test can answer for them."""
 
@@ -98,6 +99,23 @@ class ControlPlane:
         )
         self.wait_ready()
 
+    def start_kwok(self, kubelet_port: int) -> None:
+        """Start KWOK, which plays kubelets too: port-forward and logs, as objects of kwok_crds.yaml say."""
+        self.kubectl("apply", "-f", str(KWOK_CRDS))
+        self.kubectl("wait", "--for=condition=Established", "-f", str(KWOK_CRDS), "--timeout=30s")
+        self.start(
+            "kwok",
+            f"--kubeconfig={self.kubeconfig}",
+            f"--config={STAGES}",
+            "--manage-all-nodes=true",
+            f"--cidr={POD_CIDR}",
+            "--node-lease-duration-seconds=40",
+            "--node-ip=127.0.0.1",
+            f"--node-port={kubelet_port}",
+            f"--server-address=127.0.0.1:{kubelet_port}",
+            "--enable-crds=PortForward,Logs",
+        )
+
     def wait_ready(self) -> None:
         """Wait until the API server takes calls.
 
@@ -166,7 +184,7 @@ def control_plane(
 ) -> Iterator[ControlPlane]:
     """Run a control plane for the time of the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, etcd_port, peer_port = _free_ports(3)
+    port, etcd_port, peer_port, kubelet_port = _free_ports(4)
     plane = ControlPlane(programs, folder, port, etcd_port, secrets.token_hex(16), host, flags or {}, logs)
     (logs or folder).mkdir(parents=True, exist_ok=True)
     _write_keys(plane)
@@ -194,14 +212,7 @@ def control_plane(
             )
             plane.start("kube-scheduler", f"--kubeconfig={plane.kubeconfig}", "--leader-elect=false", "--secure-port=0")
         if kwok:
-            plane.start(
-                "kwok",
-                f"--kubeconfig={plane.kubeconfig}",
-                f"--config={STAGES}",
-                "--manage-all-nodes=true",
-                f"--cidr={POD_CIDR}",
-                "--node-lease-duration-seconds=40",
-            )
+            plane.start_kwok(kubelet_port)
         yield plane
     finally:
         plane.client.close()

@@ -16,6 +16,10 @@ from cluster.control_plane import ControlPlane
 from osworld_contract.names import ENV_SERVER_PORT, HEADER_UID
 from osworld_contract.wire import DesktopStatus, EnvState, Phase
 
+TASK = "os/rename"
+STEP = 3
+"""What the env servers of pods that are not idle say of their episodes."""
+
 BUSY_PHASES = (Phase.RESETTING, Phase.RUNNING, Phase.DONE, Phase.EVALUATING)
 
 
@@ -71,10 +75,10 @@ class PlayedEnvServers:
             state = EnvState(
                 phase=phase,
                 since=time.time(),
-                episode_id=None,
-                task_id=None,
-                step=0,
-                predictions=0,
+                episode_id=None if phase is Phase.IDLE else "e1",
+                task_id=None if phase is Phase.IDLE else TASK,
+                step=0 if phase is Phase.IDLE else STEP,
+                predictions=0 if phase is Phase.IDLE else STEP,
                 is_draining=uid in self._drained,
                 desktop=DesktopStatus(provider="xvfb", state="ready"),
                 fault=None,
