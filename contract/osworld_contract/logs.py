@@ -5,6 +5,10 @@ import sys
 
 from osworld_contract.redact import RedactingFilter
 
+EPISODE_BEGINS = "Episode %s begins: task=%s"
+"""What an env server says at each reset: the episode's id and the task's, without spaces. `osworld-env pool logs` reads
+it."""
+
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 

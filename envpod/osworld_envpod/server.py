@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
+from osworld_contract.logs import EPISODE_BEGINS
 from osworld_contract.task import parse_task
 from osworld_contract.wire import DesktopStatus, EnvState, Phase
 from osworld_envpod.desktops.base import STOP_DEADLINE_S, DesktopFacts, DesktopState
@@ -295,6 +296,7 @@ class EnvServer:
         episode = Episode(task=task, reset_key=key)
         episode.move(Phase.RESETTING)
         self.episode = episode
+        logger.info(EPISODE_BEGINS, episode.id, "_".join(task.id.split()))
         return await self._answered(episode, self.runner.reset(episode), key, caller)
 
     async def _answered(

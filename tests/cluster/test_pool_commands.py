@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.cli_rig import Commands, router_of
+from cluster.cli_rig import Commands, router_of, say_to_kwok
 from cluster.control_plane import ControlPlane
 from cluster.env_servers import STEP, TASK, PlayedEnvServers, played_env_servers
 from cluster.operator_rig import CONVERGE_S, Pool, operator
+from osworld_contract.logs import EPISODE_BEGINS
 from osworld_contract.wire import Phase
 from waiting import wait_until
 
@@ -177,3 +179,49 @@ def test_a_cluster_that_is_away_is_one_sentence(
     commands.use(away)
     assert "the API server cannot be reached" in commands.run("get", exit_code=1).stderr
     assert "no cluster is known here" in commands.run("get", "--context", "none", exit_code=2).stderr
+
+
+def write_log(path: Path, *texts: str) -> None:
+    """Add lines to a container's log, in the form of the kubelet's files."""
+    with path.open("a") as file:
+        for text in texts:
+            stamp = datetime.now(UTC).isoformat().replace("+00:00", "000Z")
+            file.write(f"{stamp} stderr F {text}\n")
+
+
+def give_log(pool: Pool, pod: dict[str, Any], path: Path) -> None:
+    path.touch()
+    log = {"containers": ["server"], "logsFile": str(path), "follow": True}
+    say_to_kwok(pool, "Logs", pod["metadata"]["name"], {"logs": [log]})
+
+
+def test_logs_follow_an_env_to_its_next_pod(pool: Pool, commands: Commands, tmp_path: Path) -> None:
+    pool.apply(replicas=1, spares=1)
+    pool.wait_whole(1, 1)
+    first = pool.pod(0)
+    second = next(pod for pod in pool.pods() if pod["metadata"]["uid"] != first["metadata"]["uid"])
+    give_log(pool, first, tmp_path / "first.log")
+    give_log(pool, second, tmp_path / "second.log")
+    write_log(tmp_path / "first.log", "up", EPISODE_BEGINS % ("e1", TASK), "step_parse: ok one")
+    write_log(tmp_path / "second.log", "a spare says nothing of env 0: step_parse: no")
+    epoch = pool.epochs()[0]
+    head = f"[env 0 epoch {epoch} {first['metadata']['name']} {TASK}]"
+    with commands.running("logs", "desks", "--env", "0", "-f", "--grep", "step_parse: ok") as out:
+        wait_until(lambda: f"{head} step_parse: ok one" in out.read_text(), 30, "the past")
+        write_log(tmp_path / "first.log", "step_parse: ok two", "something else")
+        wait_until(lambda: f"{head} step_parse: ok two" in out.read_text(), 30, "a line as it comes")
+        name = first["metadata"]["name"]
+        pool.plane.kubectl("delete", "pod", "-n", pool.namespace, name, "--force", "--grace-period=0")
+        wait_until(lambda: f"env 0 is at {second['metadata']['name']}" in out.read_text(), CONVERGE_S, "the move")
+        write_log(tmp_path / "second.log", EPISODE_BEGINS % ("e2", "os/other"), "step_parse: ok three")
+        moved = f"[env 0 epoch {pool.epochs()[0]} {second['metadata']['name']} os/other]"
+        wait_until(lambda: f"{moved} step_parse: ok three" in out.read_text(), 30, "a line of the next pod")
+        said = out.read_text()
+    assert "something else" not in said
+    assert said.count("ok two") == 1
+
+
+def test_logs_of_a_number_that_nobody_has_are_refused(pool: Pool, commands: Commands) -> None:
+    pool.apply(replicas=0, spares=0)
+    assert "no pod of desks has env_idx 5" in commands.run("logs", "desks", "--env", "5", exit_code=1).stderr
+    assert "no regular expression" in commands.run("logs", "desks", "--env", "0", "--grep", "(", exit_code=2).stderr

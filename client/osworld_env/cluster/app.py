@@ -5,6 +5,7 @@ import typer
 from osworld_env.cluster.change import delete, scale
 from osworld_env.cluster.create import create
 from osworld_env.cluster.drain import drain
+from osworld_env.cluster.logs import logs
 from osworld_env.cluster.show import get, url
 from osworld_env.cluster.top import top
 
@@ -16,5 +17,5 @@ pool = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (create, get, top, url, scale, drain, delete):
+for command in (create, get, top, url, logs, scale, drain, delete):
     pool.command()(command)

@@ -17,6 +17,8 @@ from osworld_contract.kube_names import (
     COMPONENT_ENV,
     COMPONENT_ROUTER,
     LABEL_COMPONENT,
+    LABEL_ENV_EPOCH,
+    LABEL_ENV_IDX,
     LABEL_POOL,
     PLURAL,
     SECRET_KEY_TOKEN,
@@ -102,6 +104,34 @@ class Pools:
                 break
         return self.one(name)
 
+    def holders(self, name: str, env_idx: int) -> list[dict[str, Any]]:
+        """Return the pods that have an env_idx, the latest last: one, or for a moment none."""
+        items = self._api.call("GET", f"{self._core}/pods", query=_holder_selector(name, env_idx))["items"]
+        return sorted(items, key=lambda pod: int(pod["metadata"]["labels"].get(LABEL_ENV_EPOCH, 0)))
+
+    def watch_holders(self, name: str, env_idx: int, timeout_s: float) -> Iterator[list[dict[str, Any]]]:
+        """Yield the pods that have an env_idx, now and at each change, for `timeout_s`."""
+        known: dict[str, dict[str, Any]] = {}
+        for kind, found in self._watched(f"{self._core}/pods", _holder_selector(name, env_idx), timeout_s):
+            if kind == "LIST":
+                known = {pod["metadata"]["uid"]: pod for pod in found["items"]}
+            elif kind == "DELETED":
+                known.pop(found["metadata"]["uid"], None)
+            else:
+                known[found["metadata"]["uid"]] = found
+            yield list(known.values())
+
+    def log_lines(self, pod: str, container: str, since: str, *, follow: bool) -> Iterator[str]:
+        """Yield the lines of a container's log, each with its time before it, not older than the time `since`.
+
+        Raises:
+            GoneError: There is no such pod.
+        """
+        query = {"container": container, "timestamps": "true"}
+        query |= {"sinceTime": since} if since else {}
+        query |= {"follow": "true"} if follow else {}
+        return self._api.lines(f"{self._core}/pods/{pod}/log", query)
+
     def ready_router(self, name: str) -> str | None:
         """Return the name of a router's pod that is ready, or None."""
         pods = self._pods(name, COMPONENT_ROUTER)
@@ -162,6 +192,11 @@ class Pools:
     def _path(self, name: str | None = None) -> str:
         path = f"{_GROUP}/namespaces/{self.namespace}/{PLURAL}"
         return path if name is None else f"{path}/{name}"
+
+
+def _holder_selector(name: str, env_idx: int) -> dict[str, str]:
+    chosen = _selector(name, COMPONENT_ENV)["labelSelector"]
+    return {"labelSelector": f"{chosen},{LABEL_ENV_IDX}={env_idx}"}
 
 
 def _selector(name: str, component: str) -> dict[str, str]:
