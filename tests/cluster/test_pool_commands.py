@@ -127,9 +127,9 @@ def test_a_pool_that_does_not_come_up_in_time_says_why(pool: Pool, commands: Com
 
 
 def test_a_wrong_pool_is_refused_before_it_is_sent(pool: Pool, commands: Commands) -> None:
-    done = commands.run("create", "desks", "--provider", "qemu", "--memory", "1Mi", exit_code=2)
-    assert "provider qemu needs an image" in done.stderr
-    assert "memory must be at least" in done.stderr
+    done = commands.run("create", "desks", "--provider", "xvfb", "--cpus", "0", "--memory", "4GB", exit_code=2)
+    assert "spec.desktop.cpus: Input should be greater than or equal to 1 (got 0)" in done.stderr
+    assert "spec.desktop.memory: '4GB' is not a quantity" in done.stderr
     assert pool.plane.get(f"/apis/osworld.dev/v1alpha1/namespaces/{pool.namespace}/osworldenvs/desks") is None
 
 

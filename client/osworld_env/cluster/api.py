@@ -52,6 +52,8 @@ class ClusterApi(contextlib.AbstractContextManager["ClusterApi"]):
             known, active = config.list_kube_config_contexts()
         except config.ConfigException as error:
             raise BadUsageError(f"no cluster is known here: {error}", ("KUBECONFIG names the file to read",)) from error
+        if not settings.verify_ssl:  # the kubeconfig says so, and kubectl does not warn either
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         chosen = active if context is None else next(item for item in known if item["name"] == context)
         return cls(settings, namespace or chosen["context"].get("namespace") or DEFAULT_NAMESPACE)
 

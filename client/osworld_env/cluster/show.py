@@ -15,7 +15,7 @@ from osworld_env.cluster.options import ContextOption, NameArgument, NamespaceOp
 from osworld_env.cluster.states import ask_states
 from osworld_env.cluster.tables import condition_line, envs_table, pools_table
 from osworld_env.cluster.url_check import Verdict, check_way
-from osworld_env.cluster.view import EnvRow, env_rows
+from osworld_env.cluster.view import READY, EnvRow, env_rows
 from osworld_env.cluster.ways import WayKind, find_way
 from osworld_env.errors import EXIT_FAILURE, ClusterError
 
@@ -82,7 +82,9 @@ def read_rows(pools: "Pools", env: OSWorldEnv) -> tuple[list[EnvRow], str | None
         states = ask_states(lambda: pools.forward(router), pools.token(env), range(env.spec.replicas))
     except ClusterError as error:
         return env_rows(env, pods, {}), error.message
-    return env_rows(env, pods, states), None
+    rows = env_rows(env, pods, states)
+    is_silent = not states and any(row.state == READY for row in rows)
+    return rows, "no env answers through the pool's router" if is_silent else None
 
 
 def url(
