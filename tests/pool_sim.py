@@ -45,11 +45,6 @@ class SimPod:
     is_sent_away: bool = False
 
     @property
-    def is_given_up(self) -> bool:
-        """Whether it has not answered for so long that nobody waits for it."""
-        return self.silent_s is not None and self.silent_s >= SILENT_S
-
-    @property
     def can_run(self) -> bool:
         """Whether an episode on it goes on."""
         return self.is_ready and not (self.is_down or self.is_failed or self.node is NodeState.LOST)
@@ -205,7 +200,7 @@ class SimCluster:
             if pod and pod.uid == action.pod.uid and pod.can_run and not pod.is_busy and pod.silent_s is None:
                 self._change(pod, is_drained=True)
         elif pod := self._current(action.pod):
-            self._delete(pod)
+            self._delete(pod, action.pod)
 
     def _create(self, slot: int) -> None:
         if slot in self.pods:
@@ -219,7 +214,7 @@ class SimCluster:
             if old is None:
                 return
             is_wished = action.is_wished and Wish(action.env_idx, old.uid, old.epoch) in self.wished
-            may_lose_it = is_wished or old.is_drained or old.is_given_up or (old.unready_s or 0) >= 1
+            may_lose_it = is_wished or old.is_drained or _is_given_up(action.after) or (old.unready_s or 0) >= 1
             if old.is_busy and old.can_run and not may_lose_it:
                 raise RuleBrokenError(f"an episode that could go on lost its env_idx: {old}")
             self._change(old, env_idx=None, epoch=0, is_retired=action.is_wished)
@@ -228,8 +223,8 @@ class SimCluster:
                 raise RuleBrokenError(f"an env_idx went to a pod that cannot serve: {pod}")
             self._change(pod, env_idx=action.env_idx, epoch=epoch)
 
-    def _delete(self, pod: SimPod) -> None:
-        if pod.can_run and not (pod.is_drained or pod.is_retired or pod.is_given_up):
+    def _delete(self, pod: SimPod, seen: PodView) -> None:
+        if pod.can_run and not (pod.is_drained or pod.is_retired or _is_given_up(seen)):
             raise RuleBrokenError(f"deleted without its consent: {pod}")
         if pod.node is NodeState.LOST:
             raise RuleBrokenError(f"deleted on a lost node: {pod}")
@@ -243,6 +238,11 @@ class SimCluster:
             if pod.env_idx in held:
                 raise RuleBrokenError(f"two pods have env_idx {pod.env_idx}")
             held[pod.env_idx] = pod
+
+
+def _is_given_up(seen: PodView) -> bool:
+    """Whether it had not answered for so long that nobody waits for it. It may answer by now: nobody can know."""
+    return seen.silent_s is not None and seen.silent_s >= SILENT_S
 
 
 def _refuse_too_many(view: PoolView, actions: list[Action]) -> None:
