@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import socket
 import sys
 
 import kopf
@@ -17,6 +18,7 @@ from osworld_operator.cluster import Cluster
 from osworld_operator.env_servers import EnvServers
 from osworld_operator.handlers import Keepers, kopf_registry, kopf_settings
 from osworld_operator.keeper import Tools
+from osworld_operator.lease import Lease
 from osworld_operator.metrics import OperatorMetrics
 from osworld_operator.nodes import NodeBook
 from osworld_operator.settings import OperatorSettings, load_settings
@@ -54,12 +56,15 @@ async def _run(settings: OperatorSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with await Api.connect() as api:
-        cluster, servers, metrics = Cluster(api), EnvServers(), OperatorMetrics()
+        name = settings.operator_name or socket.gethostname()
+        lease = Lease(api, settings.operator_namespace, settings.operator_lease, name)
+        cluster, servers, metrics = Cluster(api, lease.check), EnvServers(), OperatorMetrics()
         tools = Tools(cluster, servers, NodeBook(cluster), settings.children, metrics)
         try:
             async with asyncio.TaskGroup() as tasks:
                 keepers = Keepers(tools, tasks)
-                runner = web.AppRunner(application(keepers, Callers(cluster), metrics), access_log=None)
+                tasks.create_task(lease.keep(keepers.wake_all))
+                runner = web.AppRunner(application(keepers, lease, Callers(cluster), metrics), access_log=None)
                 await runner.setup()
                 site = web.TCPSite(runner, settings.operator_host, settings.operator_port)
                 await site.start()
@@ -79,6 +84,7 @@ async def _run(settings: OperatorSettings) -> None:
         except* _StopError:
             logger.info("operator: stopped")
         finally:
+            await lease.release()
             await servers.close()
 
 

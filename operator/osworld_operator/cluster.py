@@ -1,6 +1,7 @@
-"""All that the operator asks and tells the API server, and nothing else does."""
+"""All that the operator asks and tells the API server, and nothing else does but its lease."""
 
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from osworld_contract.kube_names import (
@@ -39,8 +40,10 @@ EVENT_MESSAGE_MAX_CHARS: Final = 1024
 class Cluster:
     """The API server, in the operator's words. Every method may raise `ClusterError`."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, fence: Callable[[], None]) -> None:
+        """Take the API server, and what raises where this process must not write now."""
         self._api = api
+        self.fence = fence
 
     async def env(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Return an OSWorldEnv, or None."""
@@ -59,7 +62,7 @@ class Cluster:
         head = env["metadata"]
         body = {"metadata": {"resourceVersion": head["resourceVersion"]}, "status": {"lastEpoch": epoch}}
         path = f"{_env_path(head['namespace'], head['name'])}/status"
-        done: dict[str, Any] = await self._api.call("PATCH", path, body, content_type=MERGE_PATCH)
+        done: dict[str, Any] = await self._write("PATCH", path, body, content_type=MERGE_PATCH)
         return done
 
     async def write_status(self, env: dict[str, Any], status: dict[str, Any]) -> None:
@@ -68,12 +71,12 @@ class Cluster:
         gone = {key: None for key in env.get("status", {}) if key not in status}
         body = {"metadata": {"resourceVersion": head["resourceVersion"]}, "status": {**gone, **status}}
         path = f"{_env_path(head['namespace'], head['name'])}/status"
-        await self._api.call("PATCH", path, body, content_type=MERGE_PATCH)
+        await self._write("PATCH", path, body, content_type=MERGE_PATCH)
 
     async def apply(self, manifest: dict[str, Any]) -> None:
         """Make an object as `manifest` says, whether it is there or not (server-side apply)."""
         query = {"fieldManager": MANAGER, "force": "true"}
-        await self._api.call("PATCH", _path(manifest), manifest, query, APPLY_PATCH)
+        await self._write("PATCH", _path(manifest), manifest, query, APPLY_PATCH)
 
     async def create(self, manifest: dict[str, Any]) -> None:
         """Create an object.
@@ -81,7 +84,7 @@ class Cluster:
         Raises:
             ConflictError: It is there already.
         """
-        await self._api.call("POST", _path(manifest).rpartition("/")[0], manifest, {"fieldManager": MANAGER})
+        await self._write("POST", _path(manifest).rpartition("/")[0], manifest, {"fieldManager": MANAGER})
 
     async def secret(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Return a Secret, or None."""
@@ -122,7 +125,7 @@ class Cluster:
             ConflictError: Its name is taken.
         """
         namespace = manifest["metadata"]["namespace"]
-        await self._api.call("POST", f"/api/v1/namespaces/{namespace}/pods", manifest, {"fieldManager": MANAGER})
+        await self._write("POST", f"/api/v1/namespaces/{namespace}/pods", manifest, {"fieldManager": MANAGER})
 
     async def assign(self, namespace: str, pod: PodView, env_idx: int, epoch: int) -> None:
         """Give `pod` an env_idx.
@@ -140,7 +143,7 @@ class Cluster:
     async def _label(self, namespace: str, pod: PodView, labels: dict[str, str | None]) -> None:
         head = {"uid": pod.uid, "resourceVersion": pod.resource_version, "labels": labels}
         query = {"fieldManager": MANAGER}
-        await self._api.call("PATCH", _pod_path(namespace, pod), {"metadata": head}, query, MERGE_PATCH)
+        await self._write("PATCH", _pod_path(namespace, pod), {"metadata": head}, query, MERGE_PATCH)
 
     async def delete_pod(self, namespace: str, pod: PodView, grace_s: int | None = None) -> None:
         """Delete `pod` as it was looked at; its own grace period, or `grace_s`, lets an episode end.
@@ -150,7 +153,19 @@ class Cluster:
         """
         preconditions = {"uid": pod.uid, "resourceVersion": pod.resource_version}
         grace = {} if grace_s is None else {"gracePeriodSeconds": grace_s}
-        await self._api.call("DELETE", _pod_path(namespace, pod), {"preconditions": preconditions, **grace})
+        await self._write("DELETE", _pod_path(namespace, pod), {"preconditions": preconditions, **grace})
+
+    async def _write(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Any:
+        """Make a call that changes something, if this is the one writer."""
+        self.fence()
+        return await self._api.call(method, path, body, query, content_type)
 
     async def record(self, env: dict[str, Any], reason: str, message: str, now: str, is_warning: bool = False) -> None:
         """Leave an event at an OSWorldEnv, for ``kubectl describe``. One that cannot be left is logged, no more."""

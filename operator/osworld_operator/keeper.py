@@ -141,6 +141,7 @@ class PoolKeeper:
     async def _round(self) -> float | None:
         """Return how long to wait for an event before the next round, or None where the pool is gone."""
         cluster, tools = self._tools.cluster, self._tools
+        cluster.fence()  # nor does anybody but the one writer ask for drains
         found = await cluster.env(self.namespace, self.name)
         if found is None or "deletionTimestamp" in found["metadata"]:
             return None if found is None else WAITING_S

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from osworld_contract.kube_names import APP_NAME
 from osworld_contract.settings import ENV_PREFIX, SettingsError, describe
 from osworld_operator.child_settings import ChildSettings
 
@@ -29,6 +30,10 @@ class OperatorSettings(BaseSettings):
     """Names of Secrets in the pools' namespaces, separated by commas. Chart value ``images.pullSecrets``."""
     operator_namespace: Annotated[str, Field(min_length=1)]
     """Where this operator runs. The chart takes it from the pod."""
+    operator_lease: Annotated[str, Field(min_length=1)] = f"{APP_NAME}-operator"
+    """Name of the lease there by which one operator is the one writer. The chart names it after the release."""
+    operator_name: str = ""
+    """Who holds the lease: this pod; empty: this host. The chart takes it from the pod."""
     watch_namespaces: str = ""
     """Namespaces with pools, separated by commas; empty: all. Chart value ``operator.watchNamespaces``."""
     monitoring_namespace: str = ""

@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from osworld_operator.callers import Callers
 from osworld_operator.handlers import Keepers
 from osworld_operator.keeper import RESYNC_S, RETRY_MAX_S
+from osworld_operator.lease import Lease
 from osworld_operator.metrics import OperatorMetrics
 from osworld_operator.moves import PATH, MoveDoor
 
@@ -22,8 +23,8 @@ BODY_BYTES_MAX: Final = 4096
 """Of a request. A wish has some 70."""
 
 
-def application(keepers: Keepers, callers: Callers, metrics: OperatorMetrics) -> web.Application:
-    """Return ``/livez``, ``/metrics`` and the path for moves."""
+def application(keepers: Keepers, lease: Lease, callers: Callers, metrics: OperatorMetrics) -> web.Application:
+    """Return ``/livez``, ``/readyz``, ``/metrics`` and the path for moves."""
 
     async def livez(_request: web.Request) -> web.Response:
         now = time.monotonic()
@@ -31,11 +32,17 @@ def application(keepers: Keepers, callers: Callers, metrics: OperatorMetrics) ->
         status = HTTPStatus.SERVICE_UNAVAILABLE if late else HTTPStatus.OK
         return web.json_response({"status": "late" if late else "ok", "late": late}, status=status)
 
+    async def readyz(_request: web.Request) -> web.Response:
+        """Say whether this operator is the one writer: the Service leads to no other."""
+        status = HTTPStatus.OK if lease.is_held else HTTPStatus.SERVICE_UNAVAILABLE
+        return web.json_response({"status": "ok" if lease.is_held else "another has the lease"}, status=status)
+
     async def show_metrics(_request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", show_metrics)
     app.router.add_post(PATH, MoveDoor(keepers, callers, metrics).handle)
     return app

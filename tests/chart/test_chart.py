@@ -86,6 +86,8 @@ def test_the_operator_is_told_what_its_settings_know(values: dict[str, Any]) -> 
     assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
     known = {f"OSWORLD_{name.upper()}" for name in OperatorSettings.model_fields}
     assert set(told) == known - {"OSWORLD_OPERATOR_HOST", "OSWORLD_OPERATOR_PORT"}
+    [role] = [role for role in of_kind("Role", values) if role["metadata"]["name"].endswith("-lease")]
+    assert role["rules"][1]["resourceNames"] == [told["OSWORLD_OPERATOR_LEASE"]]
     fields = {name.removeprefix("OSWORLD_").lower(): value for name, value in told.items()}
     children: ChildSettings = OperatorSettings(**{name: value for name, value in fields.items() if value}).children
     assert children.operator_labels.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
@@ -107,7 +109,9 @@ def test_pods_are_restricted() -> None:
 
 
 def test_with_namespaces_the_operator_has_rights_in_these_alone() -> None:
-    roles = of_kind("Role", EVERYTHING)
+    [lease] = [role for role in of_kind("Role", EVERYTHING) if role["metadata"]["namespace"] == "osworld-system"]
+    assert all(rule["resources"] == ["leases"] for rule in lease["rules"])
+    roles = [role for role in of_kind("Role", EVERYTHING) if role is not lease and role != lease]
     assert {role["metadata"]["namespace"] for role in roles} == {"train", "more"}
     [everywhere] = of_kind("ClusterRole", EVERYTHING)
     assert [rule["resources"] for rule in everywhere["rules"]] == [["nodes"], ["tokenreviews"]]

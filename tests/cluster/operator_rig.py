@@ -18,6 +18,8 @@ from cluster.control_plane import ControlPlane
 from osworld_contract.kube_names import LABEL_COMPONENT, LABEL_ENV_EPOCH, LABEL_ENV_IDX, LABEL_POOL
 from waiting import wait_until
 
+NAMESPACE = "osworld-system"
+
 CONVERGE_S = 90
 """Until a pool is as its spec asks. Seconds on an idle machine."""
 
@@ -25,9 +27,12 @@ CONVERGE_S = 90
 class Operator:
     """The operator's process."""
 
-    def __init__(self, plane: ControlPlane, kubeconfig: Path | None = None) -> None:
+    def __init__(self, plane: ControlPlane, kubeconfig: Path | None = None, **variables: str) -> None:
         self._kubeconfig = kubeconfig or plane.kubeconfig
-        self.log = self._kubeconfig.with_suffix(".operator.log")
+        self._variables = {"OSWORLD_OPERATOR_NAMESPACE": NAMESPACE, "OSWORLD_OPERATOR_NAME": "first", **variables}
+        plane.kubectl("create", "namespace", NAMESPACE, is_fine=False)  # it may be there
+        self.log = self._kubeconfig.with_suffix(f".{self._variables['OSWORLD_OPERATOR_NAME']}.operator.log")
+        self.log.write_bytes(b"")  # of an operator of that name before
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -42,9 +47,9 @@ class Operator:
             "OSWORLD_ENV_IMAGE": "local/env:1",
             "OSWORLD_DESKTOP_IMAGE": "local/desktop:1",
             "OSWORLD_ROUTER_IMAGE": "local/router:1",
-            "OSWORLD_OPERATOR_NAMESPACE": "osworld-system",
             "OSWORLD_OPERATOR_HOST": "127.0.0.1",
             "OSWORLD_OPERATOR_PORT": "0",
+            **self._variables,
         }
         with self.log.open("ab") as log:
             argv = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "osworld_operator"]
@@ -65,6 +70,10 @@ class Operator:
         """Whether it says of itself that it is."""
         return httpx.get(f"http://127.0.0.1:{self.port}/livez", trust_env=False).status_code == 200
 
+    def is_writer(self) -> bool:
+        """Whether it says of itself that it has the lease."""
+        return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=2, trust_env=False).status_code == 200
+
     def kill(self) -> None:
         """End it as a power cut does."""
         if self._process is not None:
@@ -79,9 +88,9 @@ class Operator:
 
 
 @contextlib.contextmanager
-def operator(plane: ControlPlane, kubeconfig: Path | None = None) -> Iterator[Operator]:
+def operator(plane: ControlPlane, kubeconfig: Path | None = None, **variables: str) -> Iterator[Operator]:
     """Run the operator during the block, with all rights or with those of `kubeconfig`."""
-    running = Operator(plane, kubeconfig)
+    running = Operator(plane, kubeconfig, **variables)
     running.start()
     try:
         yield running

@@ -57,7 +57,8 @@ def test_its_rights_are_enough_and_no_more(plane: ControlPlane, namespace: str, 
     path = plane.folder / "operator.kubeconfig"
     path.write_text(json.dumps(config))
     pool = Pool(plane, namespace)
-    with played_env_servers(plane), operator(plane, path) as running:
+    lease = {"OSWORLD_OPERATOR_NAMESPACE": namespace, "OSWORLD_OPERATOR_LEASE": account}
+    with played_env_servers(plane), operator(plane, path, **lease) as running:
         pool.apply(replicas=2, spares=1)
         pool.wait_whole(2, 1)
         name = pool.pod(0)["metadata"]["name"]

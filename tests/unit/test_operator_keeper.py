@@ -20,6 +20,7 @@ class FailingCluster(Cluster):
 
     def __init__(self, *errors: Exception) -> None:
         self._errors = list(errors)
+        self.fence = lambda: None
 
     async def env(self, namespace: str, name: str) -> dict[str, Any] | None:
         if self._errors:
