@@ -49,6 +49,8 @@ class FaultReason(StrEnum):
     ENV_TIMEOUT = "env_timeout"
     ENV_DRAINING = "env_draining"
     REPLY_LOST = "reply_lost"
+    REPLAY_DIVERGED = "replay_diverged"
+    CANARY_WRONG = "canary_wrong"
     INTERNAL = "internal"
 
     SETUP_FAILED = "setup_failed"
@@ -130,6 +132,10 @@ SPECS: dict[FaultReason, ReasonSpec] = {
     FaultReason.REPLY_LOST: _infra(
         503, "the reply before reached nobody, so nobody knows what a score would be for", retryable=False
     ),
+    FaultReason.REPLAY_DIVERGED: _infra(
+        503, "a lost episode, played again on another desktop, did not come to what was seen before", retryable=False
+    ),
+    FaultReason.CANARY_WRONG: _infra(503, "this desktop scored an episode wrong whose score is known"),
     FaultReason.INTERNAL: _infra(500, "a defect of osworld-env itself; the log has the traceback"),
     FaultReason.SETUP_FAILED: _task(503, "a setup step of the task failed", retryable=True),
     FaultReason.SETUP_TIMEOUT: _task(504, "the task's setup did not end by its deadline", retryable=True),

@@ -1,4 +1,4 @@
-"""What a virtual machine's guest agent is told right after a fork, before anything else."""
+"""What a virtual machine's guest agent is told right after a fork, before the desktop is given out."""
 
 from typing import Annotated, Final
 

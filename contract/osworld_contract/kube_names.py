@@ -35,6 +35,12 @@ ANNOTATION_DRAIN: Final = f"{API_GROUP}/drain"
 """On an env pod, with any value: it goes after its episode, and its env_idx moves to another one. Anybody may set it,
 and the operator only reads it."""
 
+ANNOTATION_POOL_UID: Final = f"{API_GROUP}/pool-uid"
+"""On a router's pod: the uid of its OSWorldEnv. One that is applied again under its name has other tokens."""
+
+ANNOTATION_OPERATOR_URL: Final = f"{API_GROUP}/operator-url"
+"""On the operators' lease: where its holder is reached, for what routers ask of one that stands by."""
+
 LABEL_NAME: Final = "app.kubernetes.io/name"
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"

@@ -36,8 +36,13 @@ HEADER_ACKS: Final = "X-Osworld-Acks"
 """Set to ``1`` on a reset or step whose reply the router will acknowledge with `ACK_PATH` once its client has it."""
 
 HEADER_UNSEEN: Final = "X-Osworld-Unseen"
-"""Set to ``1`` on an evaluate by a router that has seen no reset or step of this env since it started: one may have
-been refused while there was no router, and then the episode is not the one that is asked about."""
+"""Set to ``1`` on an evaluate by a router that has seen no reset or step of this env since it started, or does not know
+what another one has told since: a reset may have been refused, and the episode is not the one that is asked about."""
+
+HEADER_SEEN: Final = "X-Osworld-Seen"
+"""On an evaluate, from a client that keeps count: the key of the last reset or step whose reply it has. There is a
+score only if that is the last call of the episode. It says more than acknowledgements, and outlives the router. On a
+step, a router that has noted another last call knows by it that it has not seen all."""
 
 ACK_PATH: Final = "/ack"
 
@@ -49,9 +54,14 @@ METRIC_PREFIX: Final = "osworld_"
 SCREEN_WIDTH_PX: Final = 1920
 SCREEN_HEIGHT_PX: Final = 1080
 
+BOOTED_PROVIDERS: Final = frozenset({"docker", "vmware", "aws"})
+"""Values of ``PROVIDER`` whose machines are booted anew for each episode, for minutes."""
+
 GUEST_USER: Final = "user"
 GUEST_PASSWORD: Final = "password"  # noqa: S105 - OSWorld's published images have this very password
 GUEST_HOME: Final = "/home/user"
+GUEST_HOSTNAME: Final = "user-virtual-machine"
+"""Source: OSWorld's images; prompts of its tasks' terminals show it."""
 
 ENV_TOKEN: Final = "OSWORLD_TOKEN"  # noqa: S105 - the name of a variable
 """Variable with the token that a server asks of its clients."""

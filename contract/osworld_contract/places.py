@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 CACHE_VARIABLE = "OSWORLD_CACHE_DIR"
+SHARED_VARIABLE = "OSWORLD_SHARED_DIR"
 SYSTEM_CACHE = Path("/var/cache/osworld-env")
 
 
@@ -20,6 +21,15 @@ def cache_dir() -> Path:
     if os.geteuid() == 0:
         return SYSTEM_CACHE
     return Path.home() / ".cache" / "osworld-env"
+
+
+def shared_dir() -> Path:
+    """Return the folder of what the env servers of a machine make for each other: images, templates, files of tasks.
+
+    ``OSWORLD_SHARED_DIR``, which is a volume in an env pod, else the cache folder.
+    """
+    chosen = os.environ.get(SHARED_VARIABLE)
+    return Path(chosen) if chosen else cache_dir()
 
 
 def worker_venv_dir() -> Path:
@@ -39,12 +49,22 @@ def vm_image_dir() -> Path:
 
 def fetched_image_dir() -> Path:
     """Return the folder of images that were fetched from an address, one folder for each."""
-    return cache_dir() / "fetched-images"
+    return shared_dir() / "fetched-images"
 
 
 def vm_template_dir() -> Path:
     """Return the folder of booted, frozen virtual machines to fork, and of the proof that KVM works."""
-    return cache_dir() / "vm-templates"
+    return shared_dir() / "vm-templates"
+
+
+def task_snapshot_dir() -> Path:
+    """Return the folder of virtual machines that were frozen after a task's setup."""
+    return shared_dir() / "vm-snapshots"
+
+
+def downloads_dir() -> Path:
+    """Return the folder of whole files that tasks have downloaded."""
+    return shared_dir() / "downloads"
 
 
 def run_dir() -> Path:
@@ -54,4 +74,4 @@ def run_dir() -> Path:
 
 def episodes_dir() -> Path:
     """Return the folder in which env servers keep the records of episodes, one folder for each."""
-    return cache_dir() / "episodes"
+    return shared_dir() / "episodes"

@@ -30,17 +30,24 @@ class RecordHead(BaseModel):
     """Name of the env server."""
     began: float
     """Unix time in seconds."""
+    replay_of: str | None = None
+    """Id of the episode that was lost and goes on here, played again up to the call that was lost."""
 
 
 class RecordLine(BaseModel):
-    """One call and what came of it. An evaluate has a score or a fault, never both."""
+    """One call and what came of it. An evaluate has a score or a fault, never both.
+
+    A ``replay`` is no client's call: it stands after the calls that were played again, with the fault if that failed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    operation: Literal["reset", "step", "evaluate"]
+    operation: Literal["reset", "step", "replay", "evaluate"]
     at: float
     """Unix time in seconds at which it ended."""
     duration_s: float
+    replayed: bool = False
+    """Whether it was played again: its client had had the reply already."""
     prediction: str | None = None
     actions: list[str] = Field(default_factory=list)
     """What the prediction was carried out as, in OSWorld's form."""

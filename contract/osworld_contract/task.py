@@ -52,6 +52,9 @@ class Task(BaseModel):
     config: list[SetupStep] = Field(default_factory=list)
     evaluator: Evaluator
     proxy: bool = False
+    offline: bool = False
+    """Its author's word that nothing in it reaches outside of the desktop: a lost episode may be played again even
+    where the desktop has a network."""
 
     @model_validator(mode="before")
     @classmethod

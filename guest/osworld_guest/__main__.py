@@ -27,6 +27,7 @@ from osworld_guest.readiness import NotReadyError, await_ready
 from osworld_guest.recording import Recorder
 from osworld_guest.relay import Relay, start_relay
 from osworld_guest.screen import Screen
+from osworld_guest.window_look import WindowWatcher
 
 READY_DEADLINE_S = 30.0
 """Default of ``--ready-deadline-s``. A guess with room: 2 s on an idle machine, a minute under emulation."""
@@ -66,7 +67,18 @@ def _build(boot_id: str, call_pause_s: float, deadline_s: float) -> AgentParts:
     executor = executor_thread.submit(CallExecutor, layout.DISPLAY, call_pause_s)
     screen = screen_thread.submit(Screen, layout.DISPLAY).result(deadline_s)
     screen_thread.submit(await_ready, layout.DISPLAY, screen, deadline_s).result(deadline_s + 1)
-    return AgentParts(boot_id, layout.DISPLAY, screen, screen_thread, executor.result(deadline_s), executor_thread)
+    watcher_thread = ThreadPoolExecutor(1, "watcher")
+    watcher = watcher_thread.submit(WindowWatcher, layout.DISPLAY)
+    return AgentParts(
+        boot_id,
+        layout.DISPLAY,
+        screen,
+        screen_thread,
+        executor.result(deadline_s),
+        executor_thread,
+        watcher.result(deadline_s),
+        watcher_thread,
+    )
 
 
 async def _serve(parts: AgentParts, listeners: list[socket.socket], relays: list[Relay]) -> None:

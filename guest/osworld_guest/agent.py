@@ -1,7 +1,7 @@
 """The guest agent: what it holds, and its own endpoints (``/agent``, calls, screenshot, accessibility, screen size).
 
-Screen and executor have one thread each, as their X connections are bound to one; a call that takes long does not
-hold up a screenshot.
+Screen, executor and the look at the windows have one thread each, as their X connections are bound to one; a call that
+takes long does not hold up a screenshot.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from osworld_guest.calls import CallExecutor, CallRefusedError
 from osworld_guest.commands import CommandTimeoutError, run_command
 from osworld_guest.replies import error_reply
 from osworld_guest.screen import Screen, encode_png
+from osworld_guest.window_look import WindowWatcher
 from osworld_guest.windows import list_windows
 
 VERSION: Final = 1
@@ -39,7 +40,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class AgentParts:
-    """What an agent is made of. `screen` and `executor` belong to their threads."""
+    """What an agent is made of. `screen`, `executor` and `watcher` belong to their threads."""
 
     boot_id: str
     display: str
@@ -47,6 +48,8 @@ class AgentParts:
     screen_thread: ThreadPoolExecutor
     executor: CallExecutor
     executor_thread: ThreadPoolExecutor
+    watcher: WindowWatcher
+    watcher_thread: ThreadPoolExecutor
 
 
 class Agent:
@@ -119,6 +122,12 @@ class Agent:
         image = await self._on_screen(lambda: encode_png(self._parts.screen.grab()))
         return Response(image, media_type="image/png")
 
+    async def windows(self, _request: Request) -> Response:
+        """Return the windows, and the title of the focused one."""
+        parts = self._parts
+        look = await asyncio.get_running_loop().run_in_executor(parts.watcher_thread, parts.watcher.look)
+        return JSONResponse({"windows": look.windows, "focused": look.focused})
+
     async def screen_size(self, _request: Request) -> Response:
         """Return the size of the screen in pixels."""
         return JSONResponse({"width": self._parts.screen.width_px, "height": self._parts.screen.height_px})
@@ -153,6 +162,7 @@ class Agent:
             Route("/agent/proof", self.prove),
             Route("/agent/after_fork", self.after_fork, methods=["POST"]),
             Route("/agent/calls", self.call, methods=["POST"]),
+            Route("/agent/windows", self.windows),
             Route("/screenshot", self.screenshot),
             Route("/screen_size", self.screen_size, methods=["POST"]),
             Route("/accessibility", self.accessibility),

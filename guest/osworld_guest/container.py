@@ -24,7 +24,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -74,8 +74,43 @@ def _log(message: str) -> None:
     sys.stderr.flush()
 
 
-def guard_signals() -> None:
-    """End this process, and so the container, at a SIGTERM or SIGINT that comes from outside; ignore others.
+class Ending:
+    """The end that was asked for: at once, or where an env server is connected when that one goes.
+
+    A kubelet that ends a pod asks all its containers at the same time, and the env server may be in an episode.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked_by = ""
+        self._is_held = False
+
+    def ask(self, name: str) -> None:
+        """Note the signal `name`, and end this process unless it is held."""
+        with self._lock:
+            self._asked_by = name
+            self._end_if_free()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep this process from ending during the block."""
+        with self._lock:
+            self._is_held = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_held = False
+                self._end_if_free()
+
+    def _end_if_free(self) -> None:
+        if self._asked_by and not self._is_held:
+            _log(f"ended by {self._asked_by}")
+            os._exit(0)
+
+
+def guard_signals(ending: Ending) -> None:
+    """Take a SIGTERM or SIGINT that comes from outside as a wish to end; ignore others.
 
     The mask is inherited by the programs that are run here, and is taken off for the session.
     """
@@ -86,8 +121,7 @@ def guard_signals() -> None:
         while True:
             info = signal.sigwaitinfo(asked)
             if info.si_pid == 0 and info.si_code == _SI_USER:
-                _log(f"ended by {signal.Signals(info.si_signo).name}")
-                os._exit(0)
+                ending.ask(signal.Signals(info.si_signo).name)
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
 
@@ -95,8 +129,9 @@ def guard_signals() -> None:
 class Container:
     """Carries out the env server's orders, one connection after the other."""
 
-    def __init__(self, control: Path) -> None:
+    def __init__(self, control: Path, ending: Ending) -> None:
         self._control = control
+        self._ending = ending
         self._own = OwnState.now()
         self._session: int | None = None
         self._guards: list[int] = []
@@ -115,7 +150,7 @@ class Container:
         """
         while True:
             self._empty()
-            with self._found() as server:
+            with self._found() as server, self._ending.held():
                 _log("connected to the env server")
                 try:
                     self._serve(server)
@@ -232,10 +267,11 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_USAGE
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     os.umask(0o022)
-    guard_signals()
+    ending = Ending()
+    guard_signals(ending)
     _limit(options.processes_max)
     try:
-        Container(options.control).run()
+        Container(options.control, ending).run()
     except (NotEmptyError, OSError) as error:
         _log(f"{type(error).__name__}: {error}; a new container starts empty")
     return EXIT_FAILED

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -15,6 +16,14 @@ from osworld_guest.replies import BAD_REQUEST, NOT_FOUND, error_reply, json_body
 
 TREE_MAX_ENTRIES: Final = 200_000
 """A guess with room; past it a folder's entry says that it was cut."""
+
+
+REST_S: Final = 0.5
+"""A file that was written more recently than this may be half written: a program that saves it is waited for."""
+REST_DEADLINE_S: Final = 3.0
+"""How long. Logs that are always written are read as they are."""
+WHOLE_MAX_BYTES: Final = 64 << 20
+"""A larger file is sent as it is read."""
 
 
 def expand(path: str) -> str:
@@ -39,7 +48,33 @@ async def get_file(request: Request) -> Response:
         return error_reply("File not found", NOT_FOUND)
     if not os.access(path, os.R_OK):
         return error_reply(f"{path} cannot be read")
-    return FileResponse(path, filename=path.name)
+    reply = FileResponse(path, filename=path.name)
+    content = await asyncio.to_thread(_at_rest, path)
+    if content is None:
+        return reply
+    return Response(
+        content, media_type=reply.media_type, headers={"content-disposition": reply.headers["content-disposition"]}
+    )
+
+
+def _at_rest(path: Path) -> bytes | None:
+    """Return the content of a file that nobody writes any more, None where it is large, gone, or written on and on."""
+    end = time.monotonic() + REST_DEADLINE_S
+    try:
+        while time.monotonic() < end:
+            before = path.stat()
+            if before.st_size > WHOLE_MAX_BYTES:
+                return None
+            # A clock that was stepped back leaves files from the future.
+            if not 0 <= time.time() - before.st_mtime < REST_S:
+                content, after = path.read_bytes(), path.stat()
+                is_same = (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+                if is_same and len(content) == before.st_size:
+                    return content
+            time.sleep(REST_S / 3)
+    except OSError:
+        return None
+    return None
 
 
 async def upload(request: Request) -> Response:

@@ -15,6 +15,8 @@ class Program:
     argv: Sequence[str]
     is_vital: bool = False
     """The session ends with it. One that is not vital is started again."""
+    may_end: bool = False
+    """It is not started again where it has ended well: the session bus has started one already."""
     keeps_log: bool = False
     """Its output goes to the session's own; that of other programs stays inside the desktop."""
     pass_fds: Sequence[int] = field(default=())

@@ -9,24 +9,24 @@ import argparse
 import errno
 import os
 import select
-import shutil
 import signal
-import stat
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
 
 from osworld_guest import layout
+from osworld_guest.home import fill_home, link_programs
 from osworld_guest.processes import Program, close_fds, start_program
 
 READY_DEADLINE_S = 60.0
 """For the X server and the session bus to come up. A guess with room: 0.2 s on an idle machine, 5 s under emulation."""
 
 RESTARTS_MAX = 20
-"""How often a program that is not vital is started again. A guess: enough for a person, too few for a loop."""
+"""How often each program that is not vital is started again. A guess: enough for a person, too few for a loop."""
 
 TERMINATE_DEADLINE_S = 1.0
 KILL_DEADLINE_S = 5.0
@@ -79,49 +79,6 @@ def parse_options(argv: Sequence[str]) -> Options:
     return Options(given.boot_id, given.screen, arguments, fds)
 
 
-def fill_home() -> None:
-    """Copy the skeleton into the home, which is empty, and make the other folders that programs look for."""
-    for path in layout.SKELETON.iterdir():
-        if path.is_dir():
-            shutil.copytree(path, layout.HOME / path.name, dirs_exist_ok=True, symlinks=True)
-        else:
-            shutil.copy2(path, layout.HOME / path.name)
-    for name in layout.HOME_FOLDERS:
-        (layout.HOME / name).mkdir(exist_ok=True)
-    for path in [layout.HOME, *layout.HOME.rglob("*")]:
-        if path.stat().st_uid == os.getuid():  # in a pod the home itself is a volume, and the node's
-            path.chmod(0o755 if path.is_dir() else 0o644)
-    layout.RUNTIME_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-    layout.RUNTIME_DIR.chmod(0o700)
-    for name in (".X11-unix", ".ICE-unix"):
-        folder = Path("/tmp", name)  # noqa: S108 - the X server's own fixed path
-        folder.mkdir(exist_ok=True)
-        folder.chmod(0o1777)
-
-
-def has_real_sudo() -> bool:
-    """Return whether ``sudo`` can gain root's rights here, as it can in a virtual machine and never in a sandbox."""
-    try:
-        is_root_s = bool(Path("/usr/bin/sudo").stat().st_mode & stat.S_ISUID)
-    except FileNotFoundError:
-        return False
-    return is_root_s and "NoNewPrivs:\t1" not in Path("/proc/self/status").read_text()
-
-
-def link_programs() -> None:
-    """Make the Ubuntu names of programs that are installed under another name, and no others."""
-    layout.PROGRAM_LINKS.mkdir(parents=True, exist_ok=True)
-    scripts = layout.DATA / "bin"
-    links = {} if has_real_sudo() else {"sudo": scripts / "sudo"}
-    if any(os.access(path, os.X_OK) for path in ("/opt/google/chrome/chrome", "/opt/chromium/chrome")):
-        links |= dict.fromkeys(("google-chrome", "google-chrome-stable", "chromium-browser"), scripts / "google-chrome")
-    for name in ("nautilus", "gnome-screenshot"):
-        if not shutil.which(name, path="/usr/bin"):
-            links[name] = scripts / name
-    for name, target in links.items():
-        (layout.PROGRAM_LINKS / name).symlink_to(target)
-
-
 def _await_line(fd: int, what: str) -> None:
     """Wait until a whole line can be read from `fd`, which says that `what` is up.
 
@@ -147,7 +104,7 @@ class Session:
         self._options = options
         self._environment = layout.environment(dict(os.environ)) | {"OSWORLD_BOOT_ID": options.boot_id}
         self._running: dict[int, Program] = {}
-        self._restarts = 0
+        self._restarts = Counter[str]()
         layout.SESSION_LOG.parent.mkdir(parents=True, exist_ok=True)
         self._inner_log: IO[bytes] = layout.SESSION_LOG.open("ab")
 
@@ -195,7 +152,7 @@ class Session:
         self._run(Program("openbox", ["openbox", "--sm-disable"]))
         self._run(Program("pcmanfm", ["pcmanfm", "--desktop"]))
         self._run(Program("tint2", ["tint2"]))
-        self._run(Program("at-spi", ["/usr/libexec/at-spi-bus-launcher", "--launch-immediately"]))
+        self._run(Program("at-spi", ["/usr/libexec/at-spi-bus-launcher", "--launch-immediately"], may_end=True))
 
     def _run(self, program: Program) -> None:
         try:
@@ -222,8 +179,10 @@ class Session:
             if program.is_vital:
                 raise SessionFailed(f"{program.name} ended with {code}", EXIT_VITAL_ENDED)
             _log(f"{program.name} ended with {code}")
-            self._restarts += 1
-            if self._restarts <= RESTARTS_MAX:
+            if program.may_end and code == 0:
+                continue
+            self._restarts[program.name] += 1
+            if self._restarts[program.name] <= RESTARTS_MAX:
                 self._run(program)
 
     def stop(self, *, gently: bool) -> None:

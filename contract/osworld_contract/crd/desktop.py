@@ -61,8 +61,8 @@ class Password(CrdModel):
 class Image(CrdModel):
     """A virtual machine's disk, kernel and initrd."""
 
-    url: Annotated[str, StringConstraints(pattern=r"^(https?://|file:|/).+$", max_length=2048)]
-    """http(s) address of a file or zip, or an absolute path in the env pod."""
+    url: Annotated[str, StringConstraints(pattern=r"^(https?://|s3://|oci://|file:|/).+$", max_length=2048)]
+    """Address of a file or zip (http, https, s3, oci), or an absolute path in the env pod."""
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$", max_length=64)] | None = None
     """SHA-256 of the file at the address. Without it the file is taken as it comes."""
 

@@ -57,6 +57,8 @@ class Episode(CrdModel):
     """Pause the desktop while the model thinks, where the provider can."""
     idle_timeout: Duration = Duration("30m")
     """Time without a call after which an episode ends."""
+    canary_every: Duration = Duration("30m")
+    """Time between canaries of an idle desktop: two episodes of known score. 0s turns them off."""
     reset_timeout: Duration = Duration("360s")
     """Deadline of a reset at an env server, its retries included."""
     step_timeout: Duration = Duration("120s")
@@ -93,7 +95,7 @@ class TaskSnapshots(CrdModel):
     """Templates after one task's setup, which serve its whole rollout group."""
 
     enabled: bool = True
-    """Save one at a task's first reset, where that is safe."""
+    """Save one at a task's first reset, where that is safe and the cache is a hostPath or a claim."""
     max_per_node: Annotated[int, Field(ge=0, le=10_000)] = 32
     """How many a node keeps."""
     max_bytes: Quantity = Quantity("200Gi")
@@ -113,6 +115,7 @@ class Tasks(CrdModel):
     """What tasks' setups and evaluators need."""
 
     secret_ref: SecretRef | None = None
-    """A Secret whose key OPENAI_API_KEY reaches the task worker, and nothing else of the env."""
+    """A Secret whose keys OPENAI_API_KEY, OPENAI_BASE_URL, HTTP_PROXY, HTTPS_PROXY and NO_PROXY, as far as they are
+    there, reach the task worker, and nothing else of the env."""
     mirror: Annotated[str, StringConstraints(pattern="^/.+$", max_length=1024)] | None = None
     """Folder in the env pod with copies of the files that tasks download; mount it with podTemplate.volumes."""

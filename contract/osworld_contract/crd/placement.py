@@ -28,7 +28,8 @@ class HostPathCache(CrdModel):
     """A folder of the node."""
 
     path: AbsolutePath
-    """Made where it is missing; user 1001, the env server, must be able to write it."""
+    """Its user 1001, the env server, must be able to write it. Make it beforehand: one that is missing is made, for
+    root alone."""
 
 
 class ClaimCache(CrdModel):
@@ -46,7 +47,8 @@ class EmptyDirCache(CrdModel):
 
 
 class Cache(CrdModel):
-    """Where images, templates and downloads are kept. One of three; an emptyDir where nothing is said."""
+    """Where images, templates, task snapshots, downloads and records of episodes are kept. One of three; an emptyDir
+    where nothing is said."""
 
     host_path: HostPathCache | None = None
     """A folder of the node, shared by its envs. A namespace at the Pod Security level baseline or restricted refuses
@@ -54,7 +56,7 @@ class Cache(CrdModel):
     persistent_volume_claim: ClaimCache | None = None
     """A claim of the namespace."""
     empty_dir: EmptyDirCache | None = None
-    """A folder of the pod alone: every env fetches the image for itself."""
+    """A folder of the pod alone: every env fetches the image for itself, and has no task snapshots."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
