@@ -10,6 +10,7 @@ import uvicorn
 from osworld_contract.logs import set_up_logging
 from osworld_contract.settings import SettingsError
 from osworld_envpod.app import EXIT_USAGE, create_app
+from osworld_envpod.secrecy import keep_secrets
 from osworld_envpod.settings import EnvServerSettings, load_settings
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_USAGE
+    keep_secrets()
     set_up_logging(settings.log_level.value, settings.secrets)
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     try:

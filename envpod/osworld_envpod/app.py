@@ -15,30 +15,36 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from osworld_contract.faults import Fault, FaultBody, FaultError, FaultKind, FaultReason, fault_error
 from osworld_contract.logs import set_up_logging
 from osworld_contract.names import (
-    ACK_PATH,
     HEADER_ACKS,
-    HEADER_EPOCH,
     HEADER_IDEMPOTENCY_KEY,
-    HEADER_STEP,
-    HEADER_UID,
+    HEADER_SEEN,
     HEADER_UNSEEN,
 )
 from osworld_contract.settings import SettingsError
-from osworld_contract.wire import EnvReply, EnvState, HealthReply, HistoryReply, ResetRequest, StepRequest
+from osworld_contract.wire import EnvReply, HealthReply, HistoryReply, ResetRequest, StepRequest
+from osworld_envpod.admission import Admission, step_number, tenancy_of
 from osworld_envpod.desktops.choose import desktop_for
 from osworld_envpod.edge import Edge
 from osworld_envpod.episode import Observation
+from osworld_envpod.keeping import keep
 from osworld_envpod.metrics import EnvMetrics
-from osworld_envpod.replies import env_idx_of, fault_reply, history_reply, observation_reply, wants_error_status
+from osworld_envpod.operator_paths import add_operator_paths
+from osworld_envpod.replies import (
+    fault_reply,
+    history_reply,
+    observation_reply,
+    wants_error_status,
+)
 from osworld_envpod.runner import Runner
-from osworld_envpod.server import EnvServer, call_key
+from osworld_envpod.scoring import Question
+from osworld_envpod.secrecy import keep_secrets
+from osworld_envpod.server import EnvServer
 from osworld_envpod.settings import EnvServerSettings, load_settings
 from osworld_envpod.slot import Caller
 from osworld_envpod.tasks.choose import worker_for
@@ -82,7 +88,7 @@ def create_app(settings: EnvServerSettings | None = None, on_fatal: Callable[[st
         _say_hello(settings)
         async with asyncio.TaskGroup() as group:
             starting = group.create_task(_start(server, on_fatal or _ask_to_stop))
-            keeping = group.create_task(server.keep())
+            keeping = group.create_task(keep(server))
             try:
                 yield
             finally:
@@ -91,8 +97,9 @@ def create_app(settings: EnvServerSettings | None = None, on_fatal: Callable[[st
                 await server.stop()
 
     app = FastAPI(title="osworld-env env server", version="1", lifespan=life, responses=FAULTS)
-    _add_trainer_paths(app, server)
-    _add_operator_paths(app, server)
+    admission = Admission(settings.uid)
+    _add_trainer_paths(app, server, admission)
+    add_operator_paths(app, server, admission)
     _add_fault_handlers(app, server)
     token = settings.token.get_secret_value() if settings.token else None
     app.add_middleware(
@@ -108,6 +115,7 @@ def _settings_of_a_factory() -> EnvServerSettings:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(EXIT_USAGE) from error
+    keep_secrets()
     set_up_logging(settings.log_level.value, settings.secrets)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         # Its own handlers would write past the filter that keeps secrets out.
@@ -116,13 +124,13 @@ def _settings_of_a_factory() -> EnvServerSettings:
     return settings
 
 
-def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
+def _add_trainer_paths(app: FastAPI, server: EnvServer, admission: Admission) -> None:
     """Add the trainer's wire, v1, with what this server adds to it."""
 
     @app.post(RESET_PATH, response_model=EnvReply)
     async def reset(request: Request, body: ResetRequest) -> Response:
         """Begin an episode: a clean desktop, the task set up, the first three messages."""
-        env_idx = _admitted(request, server)
+        env_idx = admission.admit(request.headers)
         observation = await server.reset(
             body.task_config, request.headers.get(HEADER_IDEMPOTENCY_KEY), _caller(request)
         )
@@ -131,8 +139,8 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
     @app.post("/env/step", response_model=EnvReply)
     async def step(request: Request, body: StepRequest, since: Since = None) -> Response:
         """Carry out a prediction. A fault of ours is no error here for a v1 client: it would count as a penalty."""
-        env_idx = _admitted(request, server)
-        key, number = request.headers.get(HEADER_IDEMPOTENCY_KEY), _step_number(request)
+        env_idx = admission.admit(request.headers)
+        key, number = request.headers.get(HEADER_IDEMPOTENCY_KEY), step_number(request.headers)
         try:
             observation = await server.step(body.prediction, key, number, _caller(request))
         except FaultError as error:
@@ -146,10 +154,11 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
     @app.post("/env/evaluate", response_model=float)
     async def evaluate(request: Request) -> Response:
         """Return the score of OSWorld's evaluator as a bare number."""
-        _admitted(request, server)
+        admission.admit(request.headers)
         try:
             is_unseen = request.headers.get(HEADER_UNSEEN) == "1"
-            return JSONResponse(await server.evaluate(request.is_disconnected, is_unseen=is_unseen))
+            question = Question(_caller(request), is_unseen, request.headers.get(HEADER_SEEN))
+            return JSONResponse(await server.evaluate(question))
         except FaultError as error:
             # Whatever kept a score away, the trainer's clients know 503 as "not ready, try again".
             return fault_reply(error.fault, None if error.fault.kind is FaultKind.CLIENT else 503)
@@ -157,8 +166,8 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
     @app.post("/env/history_messages", response_model=HistoryReply)
     async def history_messages(request: Request, since: Since = None) -> Response:
         """Return the episode's messages; none before a reset."""
-        _admitted(request, server)
-        return history_reply(server.episode.history, since)
+        admission.admit(request.headers)
+        return history_reply(server.episode_of(tenancy_of(request.headers)).history, since)
 
     @app.get("/health")
     def health() -> HealthReply:
@@ -174,55 +183,6 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer) -> None:
             env_status="initialized" if server.is_initialized else "not_initialized",
             **fields,
         )
-
-
-def _add_operator_paths(app: FastAPI, server: EnvServer) -> None:
-    """Add what people, probes and the router look at."""
-
-    @app.get("/livez")
-    async def livez() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "ok"}
-
-    @app.get("/readyz")
-    async def readyz() -> Response:
-        """Say whether a reset would be taken: 200, else 503."""
-        is_ready = server.is_ready
-        return JSONResponse({"status": "ok" if is_ready else "not ready"}, 200 if is_ready else 503)
-
-    @app.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Return the metrics in Prometheus's text form."""
-        return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/state")
-    async def state(request: Request) -> EnvState:
-        """Return episode, step, desktop and fault."""
-        server.see_uid(request.headers.get(HEADER_UID))
-        return server.state()
-
-    @app.get("/screen", response_class=Response)
-    async def screen(request: Request) -> Response:
-        """Return the screen as an image."""
-        server.see_uid(request.headers.get(HEADER_UID))
-        frame = await server.runner.screen()
-        return Response(frame, media_type="image/png" if frame.startswith(b"\x89PNG") else "image/jpeg")
-
-    @app.post(ACK_PATH)
-    async def ack(request: Request) -> dict[str, bool]:
-        """Take note that the client has the reply to the reset or step of this key or step number."""
-        _admitted(request, server)
-        key = call_key(request.headers.get(HEADER_IDEMPOTENCY_KEY), _step_number(request))
-        if key is None:
-            message = f"name the call by {HEADER_IDEMPOTENCY_KEY} or {HEADER_STEP}"
-            raise fault_error(FaultReason.BAD_REQUEST, message)
-        return {"acknowledged": server.acknowledge(key)}
-
-    @app.post("/drain")
-    async def drain(request: Request) -> EnvState:
-        """Take no new episode from now on; 409 while one is under way."""
-        server.see_uid(request.headers.get(HEADER_UID))
-        return server.drain()
 
 
 def _add_fault_handlers(app: FastAPI, server: EnvServer) -> None:
@@ -256,32 +216,9 @@ def _add_fault_handlers(app: FastAPI, server: EnvServer) -> None:
         return reply
 
 
-def _admitted(request: Request, server: EnvServer) -> int:
-    """Check the headers that a router adds, and return the env_idx to echo."""
-    server.see_uid(request.headers.get(HEADER_UID))
-    epoch = request.headers.get(HEADER_EPOCH)
-    if epoch is not None:
-        server.see_epoch(_whole_number(HEADER_EPOCH, epoch))
-    return env_idx_of(request.headers)
-
-
 def _caller(request: Request) -> Caller:
-    return Caller(request.is_disconnected, request.headers.get(HEADER_ACKS) == "1")
-
-
-def _step_number(request: Request) -> int | None:
-    text = request.headers.get(HEADER_STEP)
-    return None if text is None else _whole_number(HEADER_STEP, text)
-
-
-def _whole_number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
-        raise fault_error(FaultReason.BAD_REQUEST, f"{name} must be a whole number of at least 0")
-    return int(text)
-
-
-MAX_DIGITS = 15
-"""Keeps numbers in headers inside what JSON clients can hold."""
+    acknowledges = request.headers.get(HEADER_ACKS) == "1"
+    return Caller(request.is_disconnected, acknowledges, tenancy_of(request.headers))
 
 
 async def _start(server: EnvServer, on_fatal: Callable[[str], None]) -> None:

@@ -56,6 +56,11 @@ class Delivery:
         self._acknowledged.set()
         return True
 
+    def confirm(self) -> None:
+        """Note that the client itself says that it has the last reply."""
+        self._state = _State.MADE
+        self._acknowledged.set()
+
     async def settled(self, timeout_s: float) -> None:
         """Wait for an acknowledgement that is due, for `timeout_s` at most."""
         try:

@@ -14,6 +14,9 @@ IMAGE_MAX_PIXELS = 2116800
 
 INSTRUCTION_MARK = "{instruction}"
 
+_IMAGE_HEAD = b'{"role":"user","content":[{"type":"image","b64":"'
+_IMAGE_TAIL = b'","min_pixels":%d,"max_pixels":%d}]}' % (IMAGE_MIN_PIXELS, IMAGE_MAX_PIXELS)
+
 
 class History:
     """Messages of one episode in wire form.
@@ -41,6 +44,14 @@ class History:
         """Append what the agent sees next."""
         self._messages.append(_image(screenshot))
 
+    def replace_screenshot(self, screenshot: bytes) -> None:
+        """Show `screenshot` in place of the last one, which must be the last message."""
+        self._messages[-1] = _image(screenshot)
+
+    def screenshot_b64(self, index: int) -> bytes:
+        """Return the base64 of the screenshot that message `index` shows."""
+        return self._messages[index][len(_IMAGE_HEAD) : -len(_IMAGE_TAIL)]
+
     def encoded(self, first: int = 0, end: int | None = None) -> list[bytes]:
         """Return messages `first` to `end` as one JSON array, in pieces that are to be sent one after the other."""
         return list(_array(self._messages[first:end]))
@@ -58,9 +69,7 @@ def _text(role: str, text: str) -> bytes:
 
 
 def _image(screenshot: bytes) -> bytes:
-    head = b'{"role":"user","content":[{"type":"image","b64":"'
-    tail = b'","min_pixels":%d,"max_pixels":%d}]}' % (IMAGE_MIN_PIXELS, IMAGE_MAX_PIXELS)
-    return b"".join((head, base64.b64encode(screenshot), tail))
+    return b"".join((_IMAGE_HEAD, base64.b64encode(screenshot), _IMAGE_TAIL))
 
 
 def _array(messages: list[bytes]) -> Iterable[bytes]:

@@ -1,16 +1,18 @@
 """Writes the record of each episode: a line for each call, and the screens. The form is in `osworld_contract.record`.
 
 All writing is done by one thread beside the event loop. What cannot be written is said once in the log; it never
-holds an episode up and is never its fault.
+holds an episode up and is never its fault. The record of the episode under way is locked, so that no env server of this
+machine removes it; the lock ends with the process.
 """
 
+import fcntl
 import logging
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from osworld_contract.places import episodes_dir
 from osworld_contract.record import RECORD_FILE, TASK_FILE, RecordHead, RecordLine
@@ -26,8 +28,8 @@ BACKLOG_MAX: Final = 16
 PRUNE_EVERY: Final = 16
 """Episodes between two looks at the size of all records: the look costs a stat of each file."""
 
-IN_USE_S: Final = 3600.0
-"""A record written to in this time stays: its episode may go on. Longer than an episode without a call may last."""
+BEGINNING_S: Final = 60.0
+"""A folder without a record stays for this time: it is about to get one. A guess."""
 
 _PNG: Final = b"\x89PNG"
 
@@ -48,6 +50,8 @@ class Recorder:
         """The episode whose record is being written; empty once that failed."""
         self._lines = 0
         self._actions_noted = 0
+        self._lock: BinaryIO | None = None
+        """The record under way, open to be locked; the thread's."""
 
     def reset(self, episode: Episode, duration_s: float, frame: bytes | None) -> None:
         """Begin the record of `episode` with its reset, which took `duration_s` and showed `frame`."""
@@ -62,12 +66,19 @@ class Recorder:
             pool=self._settings.pool,
             uid=self._settings.uid,
             began=time.time() - duration_s,
+            replay_of=episode.replay_of,
         )
         self._episode_id, self._lines, self._actions_noted = episode.id, 0, 0
         is_due = self._begun % PRUNE_EVERY == 0
         self._begun += 1
         self._later(episode.id, lambda: self._begin(head, task, is_due))
-        line = RecordLine(operation="reset", at=time.time(), duration_s=duration_s, fault=episode.fault)
+        line = RecordLine(
+            operation="reset",
+            at=time.time(),
+            duration_s=duration_s,
+            replayed=not episode.is_whole,
+            fault=episode.fault,
+        )
         self._note(episode, frame, line)
 
     def step(
@@ -80,6 +91,7 @@ class Recorder:
             operation="step",
             at=time.time(),
             duration_s=duration_s,
+            replayed=not episode.is_whole,
             prediction=prediction.encode("utf-8", "replace").decode(),  # a lone surrogate has no UTF-8
             actions=[entry.encode("utf-8", "replace").decode() for entry in episode.action_history[done_before:]],
             is_done=seen.is_done,
@@ -87,6 +99,11 @@ class Recorder:
             fault=seen.fault,
         )
         self._note(episode, frame, line)
+
+    def replay(self, episode: Episode, duration_s: float) -> None:
+        """Add that the calls before were those of a lost episode, played again; or the fault that it came to."""
+        line = RecordLine(operation="replay", at=time.time(), duration_s=duration_s, fault=episode.fault)
+        self._note(episode, None, line)
 
     def evaluate(self, episode: Episode, duration_s: float) -> None:
         """Add an evaluate: the score of `episode`, or its fault."""
@@ -98,6 +115,7 @@ class Recorder:
         """Write what is left. Can run twice."""
         self._is_on = False
         self._thread.shutdown(wait=True)
+        self._unlock()
 
     def _note(self, episode: Episode, frame: bytes | None, line: RecordLine) -> None:
         """Have `line` written, unless this episode's record has none of the lines before it."""
@@ -137,7 +155,14 @@ class Recorder:
         folder = self._root / head.episode_id
         folder.mkdir(mode=0o700)
         (folder / TASK_FILE).write_text(task.model_dump_json(exclude_unset=True), encoding="utf-8")
+        self._unlock()
+        self._lock = (folder / RECORD_FILE).open("xb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         (folder / RECORD_FILE).write_text(head.model_dump_json() + "\n", encoding="utf-8")
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     def _append(self, episode_id: str, line: RecordLine, frame: bytes | None) -> None:
         folder = self._root / episode_id
@@ -152,7 +177,7 @@ def prune(root: Path, max_bytes: int, now: float | None = None) -> list[Path]:
 
     Args:
         root: The folder of all records.
-        max_bytes: What they may take. Records in use are counted and stay.
+        max_bytes: What they may take. Those of episodes under way are counted and stay.
         now: Unix time in seconds; the present if it is not given.
 
     Returns:
@@ -170,9 +195,22 @@ def prune(root: Path, max_bytes: int, now: float | None = None) -> list[Path]:
     total = sum(size for _, size, _ in sizes)
     removed = []
     for newest, size, folder in sorted(sizes):
-        if total <= max_bytes or now - newest < IN_USE_S:
+        if total <= max_bytes:
             break
+        if _is_in_use(folder, now - newest):
+            continue
         shutil.rmtree(folder, ignore_errors=True)
         total -= size
         removed.append(folder)
     return removed
+
+
+def _is_in_use(folder: Path, age_s: float) -> bool:
+    try:
+        with (folder / RECORD_FILE).open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no record yet, or one that never came to be
+        return age_s < BEGINNING_S
+    return False

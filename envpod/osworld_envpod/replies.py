@@ -5,25 +5,11 @@ from collections.abc import AsyncIterator, Mapping
 
 from starlette.responses import Response, StreamingResponse
 
-from osworld_contract.faults import Fault, FaultBody, FaultReason, fault_error
-from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_ENV_IDX, HEADER_FAULT
+from osworld_contract.faults import Fault, FaultBody, FaultReason
+from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_FAULT
+from osworld_contract.replay import HEADER_SIGHT
 from osworld_envpod.episode import Observation
 from osworld_envpod.history import History
-
-ENV_IDX_MAX = 1_000_000
-"""A guess with room; keeps an absurd header out of replies."""
-
-
-def env_idx_of(headers: Mapping[str, str]) -> int:
-    """Return the env_idx that the router named, 0 without one. An env server stores none; it echoes.
-
-    Raises:
-        FaultError: ``client/bad_request`` where the header is not a number of at least 0.
-    """
-    text = headers.get(HEADER_ENV_IDX, "0")
-    if not (text.isascii() and text.isdigit() and int(text[:10]) <= ENV_IDX_MAX):
-        raise fault_error(FaultReason.BAD_REQUEST, f"{HEADER_ENV_IDX} must be a whole number of at least 0")
-    return int(text)
 
 
 def wants_error_status(headers: Mapping[str, str]) -> bool:
@@ -50,7 +36,9 @@ def observation_reply(observation: Observation, history: History, env_idx: int, 
         pieces.append(b',"fault":' + observation.fault.model_dump_json().encode())
     pieces.append(b"}")
     headers = {HEADER_FAULT: observation.fault.header} if observation.fault else {}
-    return _streamed(pieces, headers)
+    if observation.mark is not None:
+        headers[HEADER_SIGHT] = observation.mark.header
+    return json_reply(pieces, headers)
 
 
 def history_reply(history: History, since: int | None) -> Response:
@@ -60,7 +48,7 @@ def history_reply(history: History, since: int | None) -> Response:
     if since is not None:
         pieces.append(b',"first":%d' % first)
     pieces.append(b"}")
-    return _streamed(pieces, {})
+    return json_reply(pieces)
 
 
 def fault_reply(fault: Fault, status: int | None = None) -> Response:
@@ -76,11 +64,7 @@ def fault_reply(fault: Fault, status: int | None = None) -> Response:
     )
 
 
-def _json(value: object) -> bytes:
-    return json.dumps(value).encode()
-
-
-def _streamed(pieces: list[bytes], headers: dict[str, str]) -> Response:
+def json_reply(pieces: list[bytes], headers: Mapping[str, str] = {}) -> Response:
     """Send `pieces` without joining them: a long episode's reply has tens of megabytes that need no second copy."""
 
     async def stream() -> AsyncIterator[bytes]:
@@ -91,3 +75,7 @@ def _streamed(pieces: list[bytes], headers: dict[str, str]) -> Response:
     return StreamingResponse(
         stream(), media_type="application/json", headers={**headers, "Content-Length": str(length)}
     )
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()

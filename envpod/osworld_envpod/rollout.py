@@ -22,6 +22,10 @@ PREVIEW_CHARS = 120
 CALL_MARGIN_S = 20.0
 """What a guest may need beyond the time that the calls themselves ask for."""
 
+CALL_PART = 0.5
+"""Of a step's deadline, what an action may always ask for: a deadline below the margin would leave none to carry out,
+and every episode its 0. A guess; a guest that is slower still is a fault by the deadline."""
+
 SCREENSHOT_DEADLINE_S = 15.0
 """As for a reset's screenshot."""
 
@@ -34,6 +38,8 @@ class Rollout:
 
     def __init__(self, settings: EnvServerSettings, guest: GuestClient, episode: Episode) -> None:
         self.screenshot: bytes | None = None
+        self.windows: str | None = None
+        """Digest of the windows afterwards, None where the guest does not tell."""
         self._settings = settings
         self._guest = guest
         self._episode = episode
@@ -62,8 +68,10 @@ class Rollout:
             self._episode.actions_done += 1
             is_done, is_seen = True, False
         history = self._episode.history
-        if not is_done:
-            self.screenshot = await self._guest.screenshot(SCREENSHOT_DEADLINE_S)
+        if is_done:
+            self.windows = await self._guest.windows()
+        else:
+            self.screenshot, self.windows = await self._guest.look(SCREENSHOT_DEADLINE_S)
         history.add_prediction(parsed.boxed)
         if self.screenshot is not None:
             history.add_screenshot(self.screenshot)
@@ -91,9 +99,9 @@ class Rollout:
     async def _call(self, action: Action) -> None:
         calls = action.calls()
         needed_s = sum(_duration_s(call) for call in calls)
-        if needed_s > self._settings.step_timeout_s - CALL_MARGIN_S:
-            limit_s = self._settings.step_timeout_s
-            logger.info("An action of %.0f s was not carried out: a step may take %.0f s", needed_s, limit_s)
+        step_s = self._settings.step_timeout_s
+        if needed_s > max(step_s - CALL_MARGIN_S, step_s * CALL_PART):
+            logger.info("An action of %.0f s was not carried out: a step may take %.0f s", needed_s, step_s)
             return
         try:
             await self._guest.run_calls(calls, needed_s + CALL_MARGIN_S)

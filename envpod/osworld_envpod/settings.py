@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from osworld_contract.names import ENV_SERVER_PORT, GUEST_PASSWORD
+from osworld_contract.names import BOOTED_PROVIDERS, ENV_SERVER_PORT, GUEST_PASSWORD
 from osworld_contract.settings import ENV_PREFIX, SettingsError, describe
 from osworld_envpod.actions import FormatReward
 from osworld_envpod.images.address import parse_address
@@ -29,6 +29,21 @@ class Provider(StrEnum):
 
     XVFB = "xvfb"
     QEMU = "qemu"
+    DOCKER = "docker"
+    VMWARE = "vmware"
+    AWS = "aws"
+
+
+BOOTED_RESET_TIMEOUT_S = 1080.0
+"""Deadline of a reset that may have to wait for a boot, by default: what fits under the router's 1140 s."""
+
+AWS_PASSWORD = "osworld-public-evaluation"  # noqa: S105 - published
+"""Of the user in OSWorld's image on EC2. Source: desktop-env's ``DesktopEnv``."""
+
+
+def usual_provider() -> Provider:
+    """Return what an unset PROVIDER means to today's users."""
+    return Provider.VMWARE if platform.system() == "Darwin" else Provider.DOCKER
 
 
 class LogLevel(StrEnum):
@@ -47,8 +62,8 @@ class EnvServerSettings(BaseSettings):
         env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=False
     )
 
-    provider: Annotated[Provider, Field(validation_alias=AliasChoices("PROVIDER", "provider"))]
-    """The desktop. Chart value ``desktop.provider``."""
+    provider: Annotated[Provider, Field(validation_alias=AliasChoices("PROVIDER", "provider"))] = Provider.DOCKER
+    """The desktop. The default is that of today's users, on macOS vmware. Chart value ``desktop.provider``."""
     host: str = "127.0.0.1"
     """Address to listen on. Another one than loopback needs a token."""
     port: Annotated[int, Field(ge=1, le=65535)] = ENV_SERVER_PORT
@@ -67,13 +82,17 @@ class EnvServerSettings(BaseSettings):
     step_pause_s: Annotated[float, Field(ge=0, le=60)] = 0.5
     """Pause after each action, in seconds. 0.5 is the trainer's; another one changes the dynamics."""
     reset_timeout_s: Annotated[float, Field(ge=1, le=1140)] = 360.0
-    """Deadline of a reset, retries included. Must stay under the router's 1140 s."""
+    """Deadline of a reset, retries included. Must stay under the router's 1140 s. Where a machine is booted for each
+    episode the default is `BOOTED_RESET_TIMEOUT_S`."""
     step_timeout_s: Annotated[float, Field(ge=1, le=270)] = 120.0
     """Deadline of a step, pauses included. Must stay under the router's 270 s."""
     evaluate_timeout_s: Annotated[float, Field(ge=1, le=270)] = 240.0
     """Deadline of an evaluate. Must stay under the router's 270 s."""
     idle_timeout_s: Annotated[float, Field(ge=1)] = 1800.0
     """Seconds without a call after which an episode ends: v1 has no call that closes one."""
+    canary_every_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds between canaries of an idle desktop: two episodes of known score. 0: none. Chart value
+    ``episode.canaryEvery``."""
     pause_between_steps: bool = True
     """Pause the desktop while the model thinks, where the provider can."""
     actions: Annotated[str, StringConstraints(pattern="^arpo$")] = "arpo"
@@ -82,8 +101,9 @@ class EnvServerSettings(BaseSettings):
     """How ``format_reward`` is computed."""
 
     qemu_image: str | None = None
-    """Address of a virtual machine's disk, kernel and initrd: a folder or zip, see docs/images.md. None: the image that
-    ``osworld_guest.image`` built. Chart value ``desktop.image.url``."""
+    """Address of a virtual machine's disk, with kernel and initrd beside it or a whole one, as OSWorld's is: a file,
+    folder or zip, see docs/images.md. None: the image that ``osworld_guest.image`` built. Chart value
+    ``desktop.image.url``."""
     image_sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the file at the image's address. None: taken as it comes. Chart value ``desktop.image.sha256``."""
     image_timeout_s: Annotated[float, Field(ge=1)] = 3600.0
@@ -94,8 +114,62 @@ class EnvServerSettings(BaseSettings):
     """``auto``: KVM where a proof boot under it passes, else emulation. Chart value ``desktop.accelerator``."""
     qemu_cpus: Annotated[int, Field(ge=1, le=64)] = 2
     """Processors of a virtual machine. Chart value ``desktop.cpus``."""
-    qemu_memory_mib: Annotated[int, Field(ge=512)] = 1024
-    """Memory of a virtual machine. 1024 holds our own desktop; OSWorld's image wants 4096."""
+    qemu_memory_mib: Annotated[int | None, Field(ge=512)] = None
+    """Memory of a virtual machine. None: 1024, which hold our own desktop; 4096 for a whole disk, as OSWorld's."""
+    qemu_firmware: Literal["uefi", "bios"] = "uefi"
+    """What boots an image that is a whole disk. OSWorld's needs UEFI."""
+
+    templates_max: Annotated[int, Field(ge=1, le=10_000)] = 4
+    """Frozen virtual machines, booted once for each image and shape, that a machine keeps; the least recently used ones
+    that no env server uses go."""
+    templates_max_bytes: Annotated[int, Field(ge=0)] = 32 * 2**30
+    """What they may take of a machine's disk: 0.4 GB for one of our image, up to 4 GB for OSWorld's."""
+    task_snapshots: bool = True
+    """Freeze a virtual machine after a task's setup, where that is safe, and fork it there at the task's next resets.
+    Chart value ``snapshots.tasks.enabled``."""
+    task_snapshots_max: Annotated[int, Field(ge=0, le=10_000)] = 32
+    """How many a machine keeps; the least recently used ones go. Chart value ``snapshots.tasks.maxPerNode``."""
+    task_snapshots_max_bytes: Annotated[int, Field(ge=0)] = 200 * 2**30
+    """What they may take of a machine's disk, 0.5 GB each and more. Chart value ``snapshots.tasks.maxBytes``."""
+
+    docker_image: str = "happysixd/osworld-docker"
+    """The container image; the engine fetches it where it has none."""
+    docker_disk: str | None = None
+    """Address of the guest's disk: a qcow2 file or a zip with one, see docs/images.md. None: ``Ubuntu.qcow2`` in
+    ``./docker_vm_data`` where it is there, else the one that OSWorld publishes, fetched once for this machine."""
+    docker_cpus: Annotated[int, Field(ge=1, le=64)] = 4
+    """Processors of the guest. desktop-env's number, as the two below."""
+    docker_memory_mib: Annotated[int, Field(ge=512)] = 4096
+    """Memory of the guest."""
+    docker_disk_gib: Annotated[int, Field(ge=1)] = 32
+    """Size of the guest's disk."""
+    vmware_vm: Path | None = None
+    """The machine's ``.vmx``. None: the one that desktop-env has installed in ``./vmware_vm_data``, or installs."""
+    vmware_snapshot: str = "init_state"
+    """Its snapshot, taken while the screen showed. desktop-env's name."""
+    vmware_headless: bool = True
+    """Start it without a window."""
+    aws_region: Annotated[str, Field(validation_alias=AliasChoices("AWS_REGION"))] = "us-east-1"
+    """Region of EC2 instances."""
+    aws_subnet_id: Annotated[str | None, Field(validation_alias=AliasChoices("AWS_SUBNET_ID"))] = None
+    """Their subnet. None: that of the instance that this server runs on, by its metadata (IMDSv2)."""
+    aws_security_group_id: Annotated[str | None, Field(validation_alias=AliasChoices("AWS_SECURITY_GROUP_ID"))] = None
+    """Their security group; it must let this server reach port 5000, 9222 and 8080. None: as the subnet."""
+    aws_access_key_id: Annotated[str | None, Field(validation_alias=AliasChoices("AWS_ACCESS_KEY_ID"))] = None
+    """Credentials for EC2 and S3. None: the AWS libraries look for a profile or a role, as usual."""
+    aws_secret_access_key: Annotated[
+        SecretStr | None, Field(validation_alias=AliasChoices("AWS_SECRET_ACCESS_KEY"))
+    ] = None
+    """The key's secret part."""
+    aws_session_token: Annotated[SecretStr | None, Field(validation_alias=AliasChoices("AWS_SESSION_TOKEN"))] = None
+    """Of credentials that end."""
+    aws_instance_type: str = "t3.medium"
+    """desktop-env's."""
+    aws_ami: str | None = None
+    """Machine image. None: OSWorld's, which desktop-env knows for us-east-1 and ap-east-1."""
+    boot_timeout_s: Annotated[float, Field(ge=1)] = 2400.0
+    """Deadline of one boot, where a machine is booted for each episode. 20 to 40 min are known under emulation. A reset
+    does not wait as long: it is answered by its own deadline, and the boot goes on."""
 
     desktop_control: Path | None = None
     """Folder shared with the xvfb desktop's container; set in a pod. None: desktops are sandboxes of this machine."""
@@ -109,6 +183,14 @@ class EnvServerSettings(BaseSettings):
     """Password of the guest's user, for setup commands. ``password`` is that of OSWorld's images."""
     openai_api_key: Annotated[SecretStr | None, Field(validation_alias=AliasChoices("OPENAI_API_KEY"))] = None
     """For evaluators that ask a model; reaches the task worker alone."""
+    openai_base_url: Annotated[SecretStr | None, Field(validation_alias=AliasChoices("OPENAI_BASE_URL"))] = None
+    """Where that model is, if not at OpenAI. As the key."""
+    worker_http_proxy: SecretStr | None = None
+    """Proxy of the task worker's downloads and look-ups over http; may hold a password. As the key."""
+    worker_https_proxy: SecretStr | None = None
+    """As above, over https."""
+    worker_no_proxy: str | None = None
+    """Hosts that the task worker reaches without a proxy."""
     spare_desktops: Annotated[int, Field(ge=0, le=1)] = 1
     """Desktops booted ahead, so that a reset only swaps. Costs the memory of one more idle desktop."""
     episode_records: bool = True
@@ -124,12 +206,20 @@ class EnvServerSettings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_means_unset(cls, data: object) -> object:
-        if isinstance(data, dict):
-            return {name: value for name, value in data.items() if value != ""}
-        return data
+    def _defaults(cls, data: object) -> object:
+        """Take an empty variable as unset, and give a provider its own defaults."""
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value != ""}
+        provider = given.get("PROVIDER", given.get("provider", usual_provider()))
+        own: dict[str, object] = {"provider": provider} if "PROVIDER" not in given else {}
+        if provider in BOOTED_PROVIDERS:
+            own["reset_timeout_s"] = BOOTED_RESET_TIMEOUT_S
+        if provider == Provider.AWS:
+            own["guest_password"] = AWS_PASSWORD
+        return own | given
 
-    @field_validator("qemu_image")
+    @field_validator("qemu_image", "docker_disk")
     @classmethod
     def _is_address(cls, text: str | None) -> str | None:
         if text is not None:
@@ -139,10 +229,38 @@ class EnvServerSettings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Return what no log may hold."""
-        secrets = [
-            secret.get_secret_value() for secret in (self.token, self.openai_api_key, self.guest_password) if secret
-        ]
-        return tuple(secret for secret in secrets if secret != GUEST_PASSWORD)  # OSWorld's own is known to all
+        given = (
+            self.token, self.guest_password, self.openai_api_key, self.openai_base_url, self.worker_http_proxy,
+            self.worker_https_proxy, self.aws_secret_access_key, self.aws_session_token,
+        )  # fmt: skip
+        secrets = [secret.get_secret_value() for secret in given if secret]
+        return tuple(secret for secret in secrets if secret not in {GUEST_PASSWORD, AWS_PASSWORD})  # known to all
+
+    @property
+    def worker_environment(self) -> dict[str, str]:
+        """Return the variables of the task worker that are beyond its own, by their names there."""
+        given: dict[str, SecretStr | str | None] = {
+            "OPENAI_API_KEY": self.openai_api_key,
+            "OPENAI_BASE_URL": self.openai_base_url,
+            "HTTP_PROXY": self.worker_http_proxy,
+            "HTTPS_PROXY": self.worker_https_proxy,
+            "NO_PROXY": self.worker_no_proxy,
+        }
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in given.items()
+            if value is not None
+        }
+
+    @property
+    def aws_credentials(self) -> dict[str, str]:
+        """Return the credentials by the AWS libraries' names; none where they are to look by themselves."""
+        given = {
+            "AWS_ACCESS_KEY_ID": self.aws_access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.aws_secret_access_key and self.aws_secret_access_key.get_secret_value(),
+            "AWS_SESSION_TOKEN": self.aws_session_token and self.aws_session_token.get_secret_value(),
+        }
+        return {name: value for name, value in given.items() if value}
 
     def refuse_open_door(self) -> None:
         """Raise `SettingsError` where the server would answer strangers without a token."""
@@ -162,17 +280,5 @@ def load_settings() -> EnvServerSettings:
     try:
         return EnvServerSettings()
     except ValidationError as error:
-        if any(item["loc"] in (("provider",), ("PROVIDER",)) and item["type"] == "missing" for item in error.errors()):
-            raise SettingsError(_no_provider()) from error
-        names = {"provider": "PROVIDER", "PROVIDER": "PROVIDER", "OPENAI_API_KEY": "OPENAI_API_KEY"}
+        names = {"provider": "PROVIDER"} | {name: name for name in ("PROVIDER", "OPENAI_API_KEY", "OPENAI_BASE_URL")}
         raise SettingsError(describe(error, names)) from error
-
-
-def _no_provider() -> str:
-    """Say what an unset PROVIDER would mean for today's users, and what can be chosen."""
-    usual = "vmware" if platform.system() == "Darwin" else "docker"
-    choices = ", ".join(provider.value for provider in Provider)
-    return (
-        f"PROVIDER is not set. It would mean {usual} here, which this version does not have yet;"
-        f" set PROVIDER to one of: {choices}"
-    )

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from osworld_contract.faults import FaultError, FaultReason, fault_error
-from osworld_envpod.episode import Observation
+from osworld_envpod.admission import Tenancy
+from osworld_envpod.episode import Episode, Observation
 from osworld_envpod.metrics import EnvMetrics
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+NET_MARGIN_S = 5.0
+"""An operation ends by its own deadline with a fault of its own; the slot's deadline is only a net under it."""
 
 IsGone = Callable[[], Awaitable[bool]]
 """Says whether a caller hung up."""
@@ -31,6 +35,8 @@ class Caller:
     is_gone: IsGone = never_gone
     acknowledges: bool = False
     """Whether it will say when the reply has arrived; see `delivery`."""
+    tenancy: Tenancy | None = None
+    """For whom a router calls."""
 
 
 ANYBODY = Caller()
@@ -43,6 +49,7 @@ class Operation:
 
     name: str
     key: str | None
+    tenancy: Tenancy | None
     callers: list[IsGone]
     task: "asyncio.Task[Any]"
 
@@ -50,6 +57,10 @@ class Operation:
         """Wait for the result as one more caller. A waiter that is cancelled does not end the operation."""
         self.callers.append(is_gone)
         return await asyncio.shield(self.task)
+
+    def is_for(self, tenancy: Tenancy | None) -> bool:
+        """Return whether it is made for `tenancy`, as far as is known."""
+        return tenancy is None or tenancy == self.tenancy
 
     async def is_abandoned(self) -> bool:
         """Say whether every caller hung up: nobody will see the result."""
@@ -78,11 +89,12 @@ class Slot:
         if self.operation is not None:
             raise fault_error(FaultReason.BUSY, f"a {self.operation.name} is under way", operation=name)
 
-    def twin(self, name: str, key: str | None) -> Operation | None:
+    def twin(self, name: str, key: str | None, caller: Caller) -> Operation | None:
         """Return the operation under way if it is this very call, sent twice."""
         running = self.operation
-        is_twin = running is not None and running.name == name and key is not None and running.key == key
-        return running if is_twin else None
+        if running is None or key is None or (running.name, running.key) != (name, key):
+            return None
+        return running if running.is_for(caller.tenancy) else None
 
     async def run(
         self,
@@ -90,9 +102,9 @@ class Slot:
         key: str | None,
         work: Coroutine[Any, Any, T],
         deadline_s: float,
-        is_gone: IsGone = never_gone,
+        caller: Caller = ANYBODY,
     ) -> T:
-        """Run `work` as the one operation, for a caller of which `is_gone` tells.
+        """Run `work` as the one operation, for `caller`.
 
         Raises:
             FaultError: ``client/busy``, ``infra/operation_timeout``, or what `work` raises.
@@ -103,11 +115,23 @@ class Slot:
             work.close()
             raise
         task = asyncio.create_task(self._timed(name, work, deadline_s))
-        operation = Operation(name, key, [], task)
+        operation = Operation(name, key, caller.tenancy, [], task)
         self.operation = operation
         task.add_done_callback(self._ended)
-        result: T = await operation.joined(is_gone)
+        result: T = await operation.joined(caller.is_gone)
         return result
+
+    async def answered(
+        self, episode: Episode, work: Coroutine[Any, Any, Observation], key: str | None, caller: Caller
+    ) -> Observation:
+        """Do `work` of `episode` as the operation under way, and note whether anybody is there for its reply."""
+        episode.delivery.begin()
+        observation = await work
+        if await self.is_abandoned():
+            logger.warning("Episode %s: nobody waits for the reply any more", episode.id)
+        else:
+            episode.delivery.send(key if caller.acknowledges else None)
+        return observation
 
     async def is_abandoned(self) -> bool:
         """Say whether nobody waits for the operation under way."""
@@ -116,8 +140,10 @@ class Slot:
     async def end(self, deadline_s: float) -> None:
         """Cancel the operation under way, if there is one, and wait for its end."""
         if self.operation is not None:
-            self.operation.task.cancel()
-            await asyncio.wait([self.operation.task], timeout=deadline_s)
+            task = self.operation.task
+            if not task.cancelling():  # once: another one who waits must not break off how it cleans up
+                task.cancel()
+            await asyncio.wait([task], timeout=deadline_s)
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self.operation = None
@@ -146,3 +172,15 @@ class Slot:
             if name in self._histograms:
                 self._histograms[name].labels(*self._labels, result).observe(seconds)
             logger.info("%s ended: result=%s seconds=%.3f", name, result, seconds)
+
+
+def call_key(key: str | None, number: int | None) -> str | None:
+    """Return what a call is known by: the key that came with it, else the number of the step."""
+    return key or (f"step-{number}" if number is not None else None)
+
+
+async def answered_again(episode: Episode, observation: Observation, key: str | None, caller: Caller) -> Observation:
+    """Answer a call of `episode` from record."""
+    if observation is episode.last_observation and not await caller.is_gone():
+        episode.delivery.send(key if caller.acknowledges else None)
+    return observation

@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 import httpx
@@ -14,6 +12,7 @@ from osworld_envpod.images.errors import invalid, unavailable
 from osworld_envpod.images.part import BLOCK_BYTES, Origin, Part
 from osworld_envpod.images.progress import Progress
 from osworld_envpod.images.request import FetchLimits
+from osworld_envpod.images.target import Resolve, Target
 
 TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 RANGE_UNSATISFIABLE: Final = 416
@@ -26,20 +25,6 @@ WORDS: Final = {
 CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is asked for at last."""
-
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    sha256: str | None = None
-    """As the source itself says it."""
-
-
-Resolve = Callable[[httpx.AsyncClient], Awaitable[Target]]
-"""Asked before each try: tokens and signed addresses do not live as long as a download."""
 
 
 class _TryAgain(Exception):
@@ -86,19 +71,22 @@ class Download:
 
     async def _try(self, client: httpx.AsyncClient, target: Target, *, is_pinned: bool) -> None:
         origin, offset = self._part.origin(), self._part.size_bytes
-        if origin.etag is None or (origin.total_bytes is not None and offset > origin.total_bytes):
+        is_other = origin.etag is None or target.sha256 not in (None, origin.etag)
+        if is_other or (origin.total_bytes is not None and offset > origin.total_bytes):
             offset = 0
         if offset and offset == origin.total_bytes:
             return
         headers = {**target.headers, "Accept-Encoding": "identity"}
         if offset and origin.etag:
-            headers |= {"Range": f"bytes={offset}-", "If-Range": origin.etag}
+            headers["Range"] = f"bytes={offset}-"
+            if target.sha256 is None:  # else it is the address's own content, which cannot change
+                headers["If-Range"] = origin.etag
         async with client.stream("GET", target.url, headers=headers) as response:
             self._refuse(response)
             if response.status_code == httpx.codes.PARTIAL_CONTENT:
                 total = _resumed_total(response, offset, origin)
             else:
-                total = await self._begin(response, is_pinned=is_pinned)
+                total = await self._begin(response, target, is_pinned=is_pinned)
             await self._receive(response, total)
 
     def _refuse(self, response: httpx.Response) -> None:
@@ -116,7 +104,7 @@ class Download:
         words = WORDS.get(status, "refuses it")
         raise unavailable(f"the image {self._shown} cannot be had: {host} {words} ({status})", {"status": status})
 
-    async def _begin(self, response: httpx.Response, *, is_pinned: bool) -> int | None:
+    async def _begin(self, response: httpx.Response, target: Target, *, is_pinned: bool) -> int | None:
         total = _number(response.headers.get("Content-Length"))
         if total is None and not is_pinned:
             raise unavailable(
@@ -125,7 +113,7 @@ class Download:
             )
         if total is not None and total > self._limits.disk_max_bytes:
             raise invalid(f"the image {self._shown} has {total} bytes, over {self._limits.disk_max_bytes}")
-        etag = response.headers.get("ETag")
+        etag = target.sha256 or response.headers.get("ETag")
         origin = Origin(etag=None if etag is None or etag.startswith("W/") else etag, total_bytes=total)
         await in_thread(lambda _: self._part.begin(origin, self._shown))
         return total

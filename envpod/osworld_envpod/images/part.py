@@ -20,7 +20,7 @@ class Origin(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     etag: str | None = None
-    """A strong one: only that says that two ranges are of the same bytes."""
+    """A strong one, or the hash that names the content: only these say that two ranges are of the same bytes."""
     total_bytes: int | None = None
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from osworld_contract.places import fetched_image_dir
 from osworld_envpod.images.address import Address, FileAddress
+from osworld_envpod.images.s3 import S3Access
 
 GIB: Final = 1024**3
 
@@ -40,6 +41,8 @@ class ImageRequest:
 
     store: Path = field(default_factory=fetched_image_dir)
     limits: FetchLimits = FetchLimits()
+    s3: S3Access | None = None
+    """How to ask S3, where the image is there."""
 
     @property
     def is_elsewhere(self) -> bool:

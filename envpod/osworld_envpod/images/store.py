@@ -18,14 +18,17 @@ from typing import Final
 import httpx
 
 from osworld_contract.faults import FaultError
-from osworld_envpod.images.address import FileAddress, HttpAddress
+from osworld_envpod.images.address import FileAddress, HttpAddress, OciAddress, S3Address
 from osworld_envpod.images.blocking import StopFlag, in_thread
-from osworld_envpod.images.download import Download, Resolve, Target
+from osworld_envpod.images.download import Download
 from osworld_envpod.images.errors import invalid, os_fault, unavailable
+from osworld_envpod.images.oci import OciSource
 from osworld_envpod.images.part import Part, digest_of, sync
 from osworld_envpod.images.progress import Progress, Show, show_nothing
 from osworld_envpod.images.qcow2 import check_disk
 from osworld_envpod.images.request import ImageRequest
+from osworld_envpod.images.s3 import resolve_s3
+from osworld_envpod.images.target import Resolve, Target
 from osworld_envpod.images.unpack import DISK, is_zip, unpack
 
 DIGEST: Final = "disk.sha256"
@@ -128,6 +131,12 @@ async def _download(request: ImageRequest, part: Part, progress: Progress) -> st
 
 def _resolver(request: ImageRequest) -> Resolve:
     address = request.address
+    if isinstance(address, S3Address):
+        access = request.s3
+        assert access is not None  # whoever asks for such an address gives it
+        return lambda client: resolve_s3(address, access)
+    if isinstance(address, OciAddress):
+        return OciSource(address).resolve
     assert isinstance(address, HttpAddress)
 
     async def resolve(_: httpx.AsyncClient) -> Target:

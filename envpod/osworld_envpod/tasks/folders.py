@@ -7,6 +7,7 @@ out of its reach as soon as the setup has ended.
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ _KEPT: Final = "kept"
 _TRASH: Final = "trash"
 _FOLDERS: Final = (*WRITABLE, "shm")
 """Where the worker can write: emptied before each operation."""
+LOCK: Final = "lock"
+"""Held while the folders are in use: whatever can be locked was left behind."""
 ETC: Final = {
     "passwd": "worker:x:1000:1000::/worker/home:/bin/sh\n",
     "group": "worker:x:1000:\n",
@@ -40,14 +43,19 @@ class WorkerFolders:
     def __init__(self, cache_dir: Path, owner: int | None) -> None:
         self._cache_dir = cache_dir
         self._owner = owner
+        self._lock: int | None = None
 
     def prepare(self) -> None:
-        """Make the folders, all of them empty.
+        """Make the folders, all of them empty, and lock them until they are removed.
 
         Raises:
             FaultError: ``disk_full``, or ``worker_start_failed`` where they cannot be written.
         """
         with _faults(self._cache_dir):
+            self._cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self._lock is None:
+                self._lock = os.open(self._cache_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for name in (*_FOLDERS, _KEPT, _TRASH, "etc"):
                 (self._cache_dir / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             (self._cache_dir / "etc").chmod(0o755)
@@ -74,6 +82,20 @@ class WorkerFolders:
         with _faults(self._cache_dir):
             (self._cache_dir / WORK / name).rename(self._cache_dir / _KEPT / name)
 
+    def forget_setup(self) -> None:
+        """Forget the last episode, where the next one begins on a desktop that is set up already.
+
+        Raises:
+            FaultError: As `begin_setup`.
+        """
+        with _faults(self._cache_dir):
+            self._forget()
+
+    def keeps_files(self) -> bool:
+        """Say whether the setup kept a file that an evaluation may look at."""
+        kept = (names for _, _, names in os.walk(self._cache_dir / _KEPT))
+        return any(not _UPLOADED.match(name) for names in kept for name in names)
+
     def begin_evaluation(self) -> str:
         """Return the name of a new operation's folder in `WORK`, with a copy of what the setup steps kept.
 
@@ -93,15 +115,20 @@ class WorkerFolders:
 
     def remove(self) -> None:
         """Remove the folders, and `cache_dir` if nothing else is in it. Can run twice."""
-        if not self._cache_dir.is_dir():
-            return
-        with contextlib.suppress(OSError):
-            self._forget()
-            self._clear()
-        for name in (*_FOLDERS, _KEPT, _TRASH, "etc"):
-            shutil.rmtree(self._cache_dir / name, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self._cache_dir.rmdir()
+        if self._cache_dir.is_dir():
+            with contextlib.suppress(OSError):
+                (self._cache_dir / _TRASH).mkdir(exist_ok=True, mode=0o700)
+                (self._cache_dir / _KEPT).mkdir(exist_ok=True, mode=0o700)
+                self._forget()
+                self._clear()
+            for name in (*_FOLDERS, _KEPT, _TRASH, "etc"):
+                shutil.rmtree(self._cache_dir / name, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (self._cache_dir / LOCK).unlink(missing_ok=True)
+                self._cache_dir.rmdir()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _begin(self) -> Path:
         self._clear()

@@ -16,6 +16,7 @@ from osworld_contract.faults import FaultError, FaultReason, fault_error
 from osworld_contract.redact import redact
 from osworld_envpod.tasks import sandbox
 from osworld_envpod.tasks.settings import WorkerSettings
+from osworld_envpod.tasks.walls import walls_argument
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ async def _spawn_files(settings: WorkerSettings, door: socket.socket) -> Process
         stdin=DEVNULL,
         stdout=DEVNULL,
         stderr=DEVNULL,  # what goes wrong in it is in its answers
-        env={"PATH": _SYSTEM_PATH, "LANG": "C.UTF-8", "HOME": "/nonexistent"} | dict(settings.environment),
+        env={"PATH": _SYSTEM_PATH, "LANG": "C.UTF-8", "HOME": "/nonexistent"} | settings.proxies,
         cwd="/",
     )
 
@@ -124,14 +125,15 @@ async def _spawn_worker(
 ) -> tuple[Process, SandboxHold | None, int]:
     descriptors = [channel.fileno(), door.fileno()]
     if not settings.sandbox:
-        argv = [str(settings.python), *_child_argv(_CODE, descriptors)]
+        walls = await asyncio.to_thread(walls_argument, settings, _CODE)
+        argv = [str(settings.python), *_child_argv(_CODE, descriptors, walls)]
         process = await _spawn(settings, argv, descriptors, settings.cache_dir / "cwd")
         return process, None, process.pid
     host = await asyncio.to_thread(sandbox.read_host)
     status_out, status_in = os.pipe()
     try:
         plan = sandbox.Plan(settings.python, _CODE, settings.cache_dir.resolve(), settings.host_uid, status_in)
-        argv = sandbox.sandboxed(plan, host, _child_argv(sandbox.INSIDE / "code", descriptors))
+        argv = sandbox.sandboxed(plan, host, _child_argv(sandbox.INSIDE / "code", descriptors, ""))
         process = await _spawn(settings, argv, [*descriptors, status_in], Path("/"))
     except BaseException:
         os.close(status_out)
@@ -151,8 +153,8 @@ async def _spawn_worker(
         raise
 
 
-def _child_argv(code: Path, descriptors: Sequence[int]) -> list[str]:
-    return [*_PYTHON_OPTIONS, str(code / "__main__.py"), "worker", *(str(number) for number in descriptors)]
+def _child_argv(code: Path, descriptors: Sequence[int], walls: str) -> list[str]:
+    return [*_PYTHON_OPTIONS, str(code / "__main__.py"), "worker", *(str(number) for number in descriptors), walls]
 
 
 async def _spawn(settings: WorkerSettings, argv: list[str], descriptors: Sequence[int], cwd: Path) -> Process:

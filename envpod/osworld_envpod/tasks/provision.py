@@ -31,6 +31,9 @@ VENV_DEADLINE_S = 300.0
 INSTALL_DEADLINE_S = 1800.0
 """Guesses with room: an install takes a minute, on a slow line with 500 MB to fetch ten."""
 _LOCK_PAUSE_S = 0.5
+WAIT_LOG_S = 15.0
+"""How often whoever waits says so."""
+WAITING = "another process makes the task worker's environment; waiting for it since %.0f s"
 _LOG_EVERY = 10
 _REFUSED = re.compile(r"(?:No matching distribution found for|satisfies the requirement) (\S+)")
 _FAILED_BUILD = re.compile(r"Failed (?:to build|building wheel for) '?([\w.-]+)")
@@ -53,7 +56,7 @@ def provision() -> Path:
     base = _base_python()
     try:
         link.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(link.with_name(f"{link.name}.lock")):
+        with _locked(lock_path()):
             folder = link.with_name(f"{link.name}-{_digest(base)}")
             if not (folder / STAMP).is_file():
                 _build(folder, base)
@@ -61,6 +64,24 @@ def provision() -> Path:
     except OSError as error:
         raise ProvisionError(f"{error.filename or link} cannot be written: {error.strerror or error}") from error
     return link / "bin" / "python"
+
+
+def lock_path() -> Path:
+    """Return the lock that a process holds while it makes the environment."""
+    link = worker_venv_dir()
+    return link.with_name(f"{link.name}.lock")
+
+
+def is_being_made() -> bool:
+    """Say whether a process makes the environment now."""
+    try:
+        with lock_path().open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody has ever made one here, or not for us
+        return False
+    return False
 
 
 def _digest(base: str) -> str:
@@ -86,19 +107,19 @@ def _base_python() -> str:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock of all builds on this machine."""
-    ends_s = time.monotonic() + LOCK_DEADLINE_S
+    began_s = tell_s = time.monotonic()
     with path.open("w") as file:
-        is_told = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > ends_s:
+                now_s = time.monotonic()
+                if now_s > began_s + LOCK_DEADLINE_S:
                     raise ProvisionError(f"another process has held {path} for {LOCK_DEADLINE_S:.0f} s") from None
-                if not is_told:
-                    log.info("another process makes the task worker's environment; waiting for it")
-                    is_told = True
+                if now_s >= tell_s:
+                    log.info(WAITING, now_s - began_s)
+                    tell_s = now_s + WAIT_LOG_S
                 time.sleep(_LOCK_PAUSE_S)
         yield
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from osworld_envpod.tasks import folders
+from osworld_envpod.tasks.readable import ETC_FILES, FONT_CACHE, USR_LINKS, environment_of, interpreter_folders
 
 INSIDE: Final = Path("/worker")
 """Where the worker's folders are in the sandbox."""
@@ -25,14 +26,6 @@ _STAGE: Final = Path("/mnt")
 _NPROC_MAX: Final = 16384
 """Threads of one user, as of desktops. Stops fork bombs."""
 _HELP_DEADLINE_S: Final = 5.0
-_USR_LINKS: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_ETC_FILES: Final = (
-    "ImageMagick-6", "ImageMagick-7", "alternatives", "ca-certificates", "crypto-policies", "fonts", "gai.conf",
-    "host.conf", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "locale.alias", "localtime", "magic",
-    "magic.mime", "mime.types", "nsswitch.conf", "os-release", "pki/ca-trust/extracted", "pki/tls/certs",
-    "protocols", "resolv.conf", "services", "ssl/certs", "ssl/openssl.cnf", "timezone",
-)  # fmt: skip
-"""Files and folders of /etc that libraries read and that hold no secret. Those that are not there are left out."""
 _PACKAGES: Final = {"prlimit": "util-linux", "setpriv": "util-linux", "bwrap": "bubblewrap"}
 OPT_OUT: Final = "where a container or pod is the box already, OSWORLD_WORKER_SANDBOX=0 does without the sandbox"
 
@@ -71,7 +64,7 @@ class _Bind:
 def read_host() -> Host:
     """Return the facts as they are now. Blocks for milliseconds, the first time."""
     root_folders: dict[str, str | None] = {}
-    for name in _USR_LINKS:
+    for name in USR_LINKS:
         path = Path("/", name)
         if path.is_symlink():
             root_folders[name] = str(path.readlink())
@@ -157,9 +150,9 @@ def _system(host: Host) -> list[str]:
     argv = ["--ro-bind", "/usr", "/usr"]
     for name, target in host.root_folders.items():
         argv += ["--symlink", target, f"/{name}"] if target else ["--ro-bind", f"/{name}", f"/{name}"]
-    for name in _ETC_FILES:
+    for name in ETC_FILES:
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    argv += ["--ro-bind-try", "/var/cache/fontconfig", "/var/cache/fontconfig"]
+    argv += ["--ro-bind-try", str(FONT_CACHE), str(FONT_CACHE)]
     return [*argv, "--proc", "/proc", "--dev", "/dev"]
 
 
@@ -168,38 +161,10 @@ def _binds(plan: Plan) -> list[_Bind]:
     binds += [_Bind(plan.cache_dir / "etc" / name, Path("/etc", name)) for name in folders.ETC]
     binds += [_Bind(plan.cache_dir / name, INSIDE / name, is_writable=True) for name in folders.WRITABLE]
     binds.append(_Bind(plan.cache_dir / "shm", Path("/dev/shm"), is_writable=True))  # noqa: S108
-    if (environment := _environment_of(plan.python)) is not None:
+    if (environment := environment_of(plan.python)) is not None:
         binds.append(_Bind(environment, INSIDE / "venv"))
-    return binds + [_Bind(folder, folder) for folder in _interpreter_folders(plan.python)]
+    return binds + [_Bind(folder, folder) for folder in interpreter_folders(plan.python)]
 
 
 def _inner_python(python: Path) -> Path:
-    return INSIDE / "venv" / "bin" / python.name if _environment_of(python) is not None else python
-
-
-def _environment_of(python: Path) -> Path | None:
-    """Return the virtual environment of `python`; None where it is an interpreter outside of any."""
-    folder = python.parent.parent
-    return folder if (folder / "pyvenv.cfg").is_file() else None
-
-
-def _interpreter_folders(python: Path) -> list[Path]:
-    """Return programs and libraries of the interpreter under `python`, as far as they are not in /usr.
-
-    Not the whole prefix: it can be a person's home.
-    """
-    prefixes = [python.resolve().parent.parent]
-    environment = _environment_of(python)
-    if environment is not None:
-        for line in (environment / "pyvenv.cfg").read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition("=")
-            if name.strip() == "home":
-                # Also unresolved: a prefix may be reached by a link that the environment's own link goes through.
-                prefixes += [Path(value.strip()).parent, Path(value.strip()).resolve().parent]
-    return [
-        folder
-        for prefix in dict.fromkeys(prefixes)
-        if prefix != Path("/") and not prefix.is_relative_to("/usr")
-        for folder in (prefix / "bin", prefix / "lib")
-        if folder.is_dir()
-    ]
+    return INSIDE / "venv" / "bin" / python.name if environment_of(python) is not None else python

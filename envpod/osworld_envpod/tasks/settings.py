@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from osworld_contract.names import GUEST_PASSWORD, SCREEN_HEIGHT_PX, SCREEN_WIDTH_PX
-from osworld_contract.places import cache_dir, worker_venv_dir
+from osworld_contract.places import downloads_dir, worker_venv_dir
 
 HOST_UID: Final = 61001
 """User on the host as whom a root-owned env server's worker runs; desktops have 61000.
@@ -49,7 +49,7 @@ class WorkerSettings:
     """User and group on the host that a sandboxed worker runs as where the env server is root; else its own."""
     mirror: Path | None = None
     """Folder with files that tasks would download; `osworld_envpod.tasks.child.downloads` says how it is laid out."""
-    download_dir: Path = field(default_factory=lambda: cache_dir() / "downloads")
+    download_dir: Path = field(default_factory=downloads_dir)
     """Whole files that tasks have downloaded, by the hash of their address. All workers of a machine share it; only
     their file servers can reach it."""
     download_connect_timeout_s: float = 10.0
@@ -62,4 +62,9 @@ class WorkerSettings:
     def secrets(self) -> tuple[str, ...]:
         """Return what must not be shown. OSWorld's published password is none, and a word of many messages."""
         own = () if self.client_password == GUEST_PASSWORD else (self.client_password,)
-        return (*own, *self.environment.values())
+        return (*own, *(value for name, value in self.environment.items() if name != "NO_PROXY"))
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """Return the part of `environment` that downloads need."""
+        return {name: value for name, value in self.environment.items() if name.upper().endswith("_PROXY")}

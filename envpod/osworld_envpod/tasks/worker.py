@@ -17,12 +17,14 @@ from osworld_contract.faults import FaultError, FaultReason, fault_error
 from osworld_contract.task import Task
 from osworld_envpod.desktops.base import GuestAddresses
 from osworld_envpod.tasks.catalog import Catalog
+from osworld_envpod.tasks.environment import await_environment
 from osworld_envpod.tasks.folders import WORK, WorkerFolders
 from osworld_envpod.tasks.launch import folder_inside
 from osworld_envpod.tasks.memory import tree_pss_mib
 from osworld_envpod.tasks.outcome import Outcome, describe, raise_fault
 from osworld_envpod.tasks.process import END_DEADLINE_S, WorkerProcess
 from osworld_envpod.tasks.settings import WorkerSettings
+from osworld_envpod.tasks.walls import log_walls
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class SetupReport:
 
     seconds: float
     steps: int
+    keeps_files: bool
+    """Whether an evaluation may look at files that it left in the worker: then its desktop alone is not its outcome."""
 
 
 class TaskWorker:
@@ -64,10 +68,13 @@ class TaskWorker:
     async def start(self, deadline_s: float) -> None:
         """Start the process and wait until desktop-env is imported.
 
+        `deadline_s` counts from where the environment is there: another process may be making it, for minutes.
+
         Raises:
             FaultError: ``worker_start_failed`` or ``disk_full``; no process is left.
         """
         async with self._lock:
+            await await_environment(self._settings.python)
             await asyncio.to_thread(self._folders.prepare)
             await self._ready(time.monotonic() + deadline_s)
 
@@ -99,7 +106,17 @@ class TaskWorker:
             folder = await asyncio.to_thread(self._folders.begin_setup)
             steps = await self._operate("setup", task, addresses, folder, ends_s)
             await asyncio.to_thread(self._folders.keep_setup, folder)
-        return SetupReport(seconds=time.monotonic() - began_s, steps=int(steps))
+            keeps_files = await asyncio.to_thread(self._folders.keeps_files)
+        return SetupReport(time.monotonic() - began_s, int(steps), keeps_files)
+
+    async def skip_setup(self) -> None:
+        """Begin an episode on a desktop that is set up already, by steps that kept no files.
+
+        Raises:
+            FaultError: ``disk_full``, ``worker_start_failed``.
+        """
+        async with self._lock:
+            await asyncio.to_thread(self._folders.forget_setup)
 
     async def evaluate(
         self, task: Task, addresses: GuestAddresses, action_history: Sequence[Any], deadline_s: float
@@ -168,6 +185,8 @@ class TaskWorker:
             "task worker %d is ready: import took %.1f s, stand-ins for %s",
             process.pid, message["import_s"], ", ".join(message["absent"]) or "nothing",
         )  # fmt: skip
+        if not self._settings.sandbox:
+            log_walls(message["walls"])
         return Catalog.model_validate(message["catalog"])
 
     def _start_failed(self, process: WorkerProcess, what: str, **evidence: Any) -> FaultError:
@@ -201,7 +220,7 @@ class TaskWorker:
     def _request(self, operation: str, task: Task, addresses: GuestAddresses, folder: str) -> dict[str, Any]:
         settings = self._settings
         ports = asdict(addresses)
-        ports.pop("server_socket")
+        del ports["server_socket"], ports["has_agent"]
         return {
             "op": operation,
             "task": task.as_config(),

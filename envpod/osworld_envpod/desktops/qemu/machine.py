@@ -19,6 +19,10 @@ from osworld_envpod.desktops.qemu.argv import VmFiles
 CONNECT_DEADLINE_S: Final = 30.0
 """For QEMU to connect. A guess with room: 0.1 s on an idle machine."""
 REAP_DEADLINE_S: Final = 10.0
+EXECUTE_DEADLINE_S: Final = 20.0
+"""For QEMU to answer a command. A guess with room: milliseconds; a QEMU that hangs leaves a reset time for another."""
+MOVE_DEADLINE_S: Final = 40.0
+"""For a state to be loaded or saved, without RAM. Likewise: 40 ms."""
 QUIT_DEADLINE_S: Final = 30.0
 """For QEMU to write what it holds and end."""
 CONSOLE_TAIL_BYTES: Final = 4000
@@ -28,6 +32,11 @@ STDERR_LINES: Final = 5
 _STATE_NAME: Final = "state"
 _FORWARD: Final = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)", re.MULTILINE)
 """A line of ``info usernet``: protocol, file descriptor, address, port, guest's address, guest's port."""
+
+_CONNECTION: Final = re.compile(
+    r"^\s*TCP\[(ESTABLISHED|SYN_\w+|CLOSE_WAIT)\]\s+-?\d+\s+\S+\s+\d+\s+\S+\s+(\d+)", re.MULTILINE
+)
+"""As above, of a connection that nobody has ended; ended ones are listed for a while too."""
 
 logger = logging.getLogger(__name__)
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what it also raises
@@ -44,13 +53,16 @@ class Machine:
         self._errors = asyncio.create_task(_read_all(process))
         self.ended = asyncio.create_task(process.wait(), name="qemu ended")
         """Done when QEMU has ended."""
+        self.is_disk_full = False
+        """Whether QEMU was ended because it could not write what the guest wrote."""
+        self._disk_watch = asyncio.create_task(self._end_on_full_disk(), name="qemu disk")
 
     @classmethod
-    async def launch(cls, argv: Sequence[str], files: VmFiles, state: Path, *, is_fork: bool) -> "Machine":
+    async def launch(cls, argv: Sequence[str], files: VmFiles, state: Path, *, is_loaded: bool) -> "Machine":
         """Start QEMU and wait until it speaks QMP.
 
-        `state` is the file that a fork loads and a template saves. QEMU inherits it open: it may start no program, and
-        sending it later is what uvloop's sockets cannot do.
+        `state` is the file that is loaded, or where `is_loaded` is false may be saved. QEMU inherits it open: it may
+        start no program, and sending it later is what uvloop's sockets cannot do.
 
         Raises:
             FaultError: ``desktop_start_failed``, with what QEMU said.
@@ -58,7 +70,7 @@ class Machine:
         qmp = QMPClient("osworld-env")
         await qmp.start_server(str(files.qmp))
         try:
-            state_fd = os.open(state, os.O_RDONLY if is_fork else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            state_fd = os.open(state, os.O_RDONLY if is_loaded else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
                 process = await asyncio.create_subprocess_exec(
                     *argv, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, pass_fds=(state_fd,)
@@ -84,6 +96,17 @@ class Machine:
         await _cancel(accepted)
         raise await machine.failure("QEMU did not start")
 
+    async def _end_on_full_disk(self) -> None:
+        """End QEMU when the disk is full: it would keep the guest stopped, and everybody waiting."""
+        with self._qmp.listener("BLOCK_IO_ERROR") as events:
+            async for event in events:
+                data = event["data"]
+                if isinstance(data, dict) and data.get("nospace"):
+                    self.is_disk_full = True
+                    logger.error("no space is left for what the guest writes: %s", self.files.disk)
+                    with contextlib.suppress(ProcessLookupError):
+                        self._process.kill()
+
     @property
     def is_alive(self) -> bool:
         """Whether QEMU runs."""
@@ -101,7 +124,12 @@ class Machine:
             FaultError: ``desktop_lost``: QEMU refused it or is gone.
         """
         try:
-            return await self._qmp.execute(command, arguments or None)
+            async with asyncio.timeout(EXECUTE_DEADLINE_S):
+                return await self._qmp.execute(command, arguments or None)
+        except TimeoutError as error:
+            raise fault_error(
+                FaultReason.DESKTOP_LOST, f"QEMU did not answer {command} in {EXECUTE_DEADLINE_S:g} s", command=command
+            ) from error
         except QMPError as error:
             raise fault_error(
                 FaultReason.DESKTOP_LOST, f"QEMU did not carry out {command}: {error}", command=command
@@ -111,6 +139,21 @@ class Machine:
         """Return the ports on this machine's loopback by the guest's port."""
         text = await self.execute("human-monitor-command", **{"command-line": "info usernet"})
         return {int(guest): int(host) for host, guest in _FORWARD.findall(str(text))}
+
+    async def connections(self) -> list[str]:
+        """Return what is connected to the guest, each as ``STATE guest's port``."""
+        text = await self.execute("human-monitor-command", **{"command-line": "info usernet"})
+        return [f"{state} {port}" for state, port in _CONNECTION.findall(str(text))]
+
+    def processors_s(self) -> tuple[float, float]:
+        """Return the seconds of processor time that QEMU has used, and that it has waited for; of all its threads."""
+        used_ns = waited_ns = 0
+        for thread in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                used, waited, _ = thread.read_text().split()
+                used_ns += int(used)
+                waited_ns += int(waited)
+        return used_ns / 1e9, waited_ns / 1e9
 
     async def load(self) -> None:
         """Load a template's state; the machine is paused afterwards.
@@ -153,8 +196,10 @@ class Machine:
         with self._qmp.listener("MIGRATION") as events:
             yield
             waiting = asyncio.create_task(_end_of_migration(events))
-            await asyncio.wait([waiting, self.ended], return_when=asyncio.FIRST_COMPLETED)
-            status = waiting.result() if waiting.done() else "QEMU ended"
+            first = [waiting, self.ended]
+            await asyncio.wait(first, timeout=MOVE_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+            status = "QEMU ended" if self.ended.done() else f"not done in {MOVE_DEADLINE_S:g} s"
+            status = waiting.result() if waiting.done() else status
             waiting.cancel()
         if status != "completed":
             raise await self.failure(f"QEMU could not move the state: {status}")
@@ -163,7 +208,7 @@ class Machine:
         """Let QEMU write what it holds and end; kill it where that takes too long."""
         with contextlib.suppress(FaultError):
             await self.execute("quit")
-        await asyncio.wait([self.ended], timeout=QUIT_DEADLINE_S)
+            await asyncio.wait([self.ended], timeout=QUIT_DEADLINE_S)
         await self.kill()
 
     async def kill(self) -> None:
@@ -176,6 +221,7 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         await asyncio.wait([self.ended], timeout=REAP_DEADLINE_S)
+        self._disk_watch.cancel()
         await _disconnect(self._qmp)
         if self.is_alive:
             raise fault_error(FaultReason.DESKTOP_LOST, f"QEMU did not end in {REAP_DEADLINE_S:g} s", pid=self.pid)
@@ -189,7 +235,7 @@ class Machine:
         console = console_tail(self.files.console)
         hint = errors[-1:] or console[-1:]
         return fault_error(
-            FaultReason.DESKTOP_START_FAILED,
+            FaultReason.DISK_FULL if self.is_disk_full else FaultReason.DESKTOP_START_FAILED,
             f"{message}{': ' + hint[0] if hint else ''}",
             exit_code=self._process.returncode if had_ended else None,
             errors=list(errors),

@@ -5,7 +5,6 @@ A template is a folder named by `argv.template_key`: ``ram`` (the guest's memory
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import shutil
@@ -19,11 +18,14 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from osworld_contract.faults import FaultReason, fault_error
-from osworld_envpod.desktops.qemu.files import exclusive, hold, identity, sha256
+from osworld_envpod.desktops.qemu.accelerator import PROOF_LOCK
+from osworld_envpod.desktops.qemu.bounds import USED_MARK, Bounds
+from osworld_envpod.desktops.qemu.files import exclusive, hold, identity, if_free, remove_unheld, sha256
 
 PARTS: Final = ("ram", "state", "disk.qcow2")
 MANIFEST: Final = "manifest.json"
-USED_MARK: Final = "used"
+DRAFT_PREFIX: Final = ".draft-"
+LOCK_SUFFIX: Final = ".lock"
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +70,10 @@ class Template:
         os.close(self.lock)
 
 
-async def open_template(
-    store: Path, key: str, build: Callable[[Path], Awaitable[None]], templates_max: int
-) -> Template:
+async def open_template(store: Path, key: str, build: Callable[[Path], Awaitable[None]], bounds: Bounds) -> Template:
     """Return the template `key` of `store`; where it is missing or damaged, `build` makes one in an empty folder.
+
+    What killed builders left in `store` is removed first, and afterwards what is over `bounds`.
 
     Raises:
         FaultError: What `build` raises.
@@ -79,22 +81,22 @@ async def open_template(
     """
     await asyncio.to_thread(store.mkdir, parents=True, exist_ok=True)
     folder = store / key
-    async with exclusive(store / f"{key}.lock"):
+    async with exclusive(_lock_of(folder)):
+        await asyncio.to_thread(_sweep, store)
         for _ in range(2):
             if template := await asyncio.to_thread(_adopt, folder):
                 break
             await _make(folder, build)
         else:
             raise fault_error(FaultReason.DESKTOP_START_FAILED, f"the template {key} does not verify")
-        await asyncio.to_thread(_prune, store, key, templates_max)
+        await asyncio.to_thread(_prune, folder, bounds)
     return template
 
 
 async def _make(folder: Path, build: Callable[[Path], Awaitable[None]]) -> None:
     began = time.monotonic()
-    for left in folder.parent.glob(f".draft-{folder.name}-*"):  # by a builder that was killed: its lock is ours now
-        shutil.rmtree(left, ignore_errors=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".draft-{folder.name}-", dir=folder.parent))
+    _remove_drafts(folder)  # by a builder that was killed: its lock is ours now
+    draft = Path(tempfile.mkdtemp(prefix=f"{DRAFT_PREFIX}{folder.name}-", dir=folder.parent))
     try:
         await build(draft)
         await asyncio.to_thread(_seal, draft, folder)
@@ -130,24 +132,39 @@ def _adopt(folder: Path) -> Template | None:
     return None
 
 
-def _prune(store: Path, kept: str, templates_max: int) -> None:
-    """Remove the least recently used templates over `templates_max` that nobody holds."""
+def _sweep(store: Path) -> None:
+    """Remove the drafts of builders that were killed, and locks of templates that are gone: what nobody has locked."""
+    left = {path.name.removeprefix(DRAFT_PREFIX).rpartition("-")[0] for path in store.glob(f"{DRAFT_PREFIX}*")}
+    locks = {path.stem for path in store.glob(f"*{LOCK_SUFFIX}") if path.name != PROOF_LOCK}
+    lone = {key for key in locks if not (store / key).exists()}
+    for folder in (store / key for key in left | lone):
+        with if_free(_lock_of(folder)) as is_ours:
+            if is_ours:
+                _remove_drafts(folder)
+                _drop_lone_lock(folder)
 
-    def last_use(folder: Path) -> float:
-        mark = folder / USED_MARK
-        return mark.stat().st_mtime if mark.exists() else 0.0
 
-    others = [path for path in store.iterdir() if path.is_dir() and path.name != kept and path.name[0] != "."]
-    for folder in sorted(others, key=last_use, reverse=True)[max(0, templates_max - 1) :]:
-        try:
-            fd = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # another process was faster
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-            logger.info("template %s: removed, it was not used for longest", folder.name)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(fd)
+def _prune(kept: Path, bounds: Bounds) -> None:
+    """Remove the templates used longest ago that are over `bounds` and that nobody holds; `kept` counts, and stays."""
+    found = [path for path in kept.parent.iterdir() if path.is_dir() and path != kept and path.name[0] != "."]
+    for folder in bounds.exceeding(found, kept):
+        with if_free(_lock_of(folder)) as is_ours:  # whoever adopts it has locked it
+            if is_ours:
+                if remove_unheld(folder):
+                    logger.info("template %s: removed, it was not used for longest", folder.name)
+                _drop_lone_lock(folder)
+
+
+def _remove_drafts(folder: Path) -> None:
+    for draft in folder.parent.glob(f"{DRAFT_PREFIX}{folder.name}-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _drop_lone_lock(folder: Path) -> None:
+    """Remove the file of the lock of `folder`, which must be held, where there is no such template any more."""
+    if not folder.exists():
+        _lock_of(folder).unlink()
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{LOCK_SUFFIX}")

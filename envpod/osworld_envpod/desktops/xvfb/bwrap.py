@@ -84,11 +84,13 @@ class BwrapSandbox(Sandbox):
         Raises:
             FaultError: ``desktop_start_failed`` or ``disk_full``.
         """
-        with contextlib.ExitStack() as ours:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as ours:
             try:
                 doors = Doors(folder)
+                undo.callback(doors.discard)
                 ours.callback(doors.close)
                 status_out, status_in = os.pipe()
+                undo.callback(os.close, status_out)
                 ours.callback(os.close, status_in)
                 agent, chromium, vlc = doors.listening_fds
                 plan = SandboxPlan(runtime.venv, runtime.code, boot_id, agent, chromium, vlc, status_in)
@@ -103,6 +105,7 @@ class BwrapSandbox(Sandbox):
                 )
             except OSError as error:
                 raise os_fault(error, "the sandbox") from error
+            undo.pop_all()
         sandbox = cls(process, boot_id, doors)
         try:
             await sandbox._find_init(status_out)

@@ -11,13 +11,15 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Final
 
 from osworld_contract.faults import FaultError, FaultReason, fault_error
-from osworld_envpod.desktops.base import Desktop, DesktopFacts, DesktopState, GuestAddresses
+from osworld_envpod.desktops.base import DesktopFacts, DesktopState, GuestAddresses
 from osworld_envpod.desktops.cleanliness import leftovers
 from osworld_envpod.desktops.os_faults import os_fault
 from osworld_envpod.desktops.rundir import RunDir, sweep
+from osworld_envpod.desktops.stateful import RUNS, StatefulDesktop
 from osworld_envpod.desktops.xvfb.bwrap import BwrapMaker
 from osworld_envpod.desktops.xvfb.container import ContainerMaker
 from osworld_envpod.desktops.xvfb.control import Control
@@ -25,21 +27,22 @@ from osworld_envpod.desktops.xvfb.forward import ClosedPort, Forward
 from osworld_envpod.desktops.xvfb.sandbox import Maker, Sandbox
 from osworld_envpod.desktops.xvfb.settings import XvfbSettings
 
-FACTS: Final = DesktopFacts(provider="xvfb", accelerator="none", can_pause=False, can_fork=False, root="emulated")
+FACTS: Final = DesktopFacts(
+    provider="xvfb", accelerator="none", can_pause=False, can_fork=False, root="emulated", network="none"
+)
 SPARE_PROOF_DEADLINE_S: Final = 10.0
 """For a spare to answer before a fresh desktop is booted instead. A guess with room: 20 ms."""
 
-_REVERTIBLE: Final = (DesktopState.READY, DesktopState.PAUSED, DesktopState.FAILED)
 
 logger = logging.getLogger(__name__)
 
 
-class XvfbDesktop(Desktop):
+class XvfbDesktop(StatefulDesktop):
     """See `Desktop`. Start it from a thread that lives as long as it does: sandboxes end with their parent thread."""
 
     def __init__(self, settings: XvfbSettings | None = None) -> None:
+        super().__init__()
         self._settings = settings or XvfbSettings()
-        self._state = DesktopState.STOPPED
         self._run_dir: RunDir | None = None
         self._maker = _maker(self._settings)
         self._current: Sandbox | None = None
@@ -50,14 +53,9 @@ class XvfbDesktop(Desktop):
         self._boots = 0
 
     @property
-    def state(self) -> DesktopState:
-        """Return the state."""
-        return self._state
-
-    @property
     def facts(self) -> DesktopFacts:
-        """Return what this desktop can do."""
-        return FACTS
+        """Return what this desktop can do. A sandbox has no network; a pod's desktop has that of its pod."""
+        return FACTS if self._settings.control is None else replace(FACTS, network="open")
 
     @property
     def start_deadline_s(self) -> float:
@@ -67,8 +65,8 @@ class XvfbDesktop(Desktop):
     @property
     def addresses(self) -> GuestAddresses:
         """Return the guest's addresses. The ports stay the same over reverts, the socket does not."""
-        if self._state not in (DesktopState.READY, DesktopState.PAUSED) or self._current is None or self._vnc is None:
-            raise RuntimeError(f"a desktop that is {self._state} has no addresses")
+        if self._state not in RUNS or self._current is None or self._vnc is None:
+            raise self._without("addresses")
         return GuestAddresses(
             host=self._settings.host,
             server_port=self._forwards["agent"].port,
@@ -80,9 +78,7 @@ class XvfbDesktop(Desktop):
 
     async def start(self, deadline_s: float) -> None:
         """Boot the first sandbox and prove it clean. A start that fails leaves no process, port or file."""
-        if self._state is not DesktopState.STOPPED:
-            raise RuntimeError(f"a desktop that is {self._state} cannot be started")
-        self._state = DesktopState.STARTING
+        self._begin_start()
         try:
             async with self._moving(deadline_s, FaultReason.DESKTOP_START_FAILED):
                 await self._prepare()
@@ -93,8 +89,7 @@ class XvfbDesktop(Desktop):
 
     async def revert(self, deadline_s: float) -> None:
         """End the sandbox and take a fresh one."""
-        if self._state not in _REVERTIBLE:
-            raise RuntimeError(f"a desktop that is {self._state} cannot be reverted")
+        self._refuse_revert()
         self._state = DesktopState.REVERTING
         async with self._moving(deadline_s, FaultReason.DESKTOP_UNCLEAN):
             await self._prepare()
@@ -105,16 +100,11 @@ class XvfbDesktop(Desktop):
         """End everything. Works from any state."""
         if self._state is DesktopState.STOPPED:
             return
-        try:
-            async with asyncio.timeout(deadline_s):
-                await self._discard()
-                if spare := await self._take_spare(cancel=True):
-                    await spare.kill()
-                await self._release()
-        except TimeoutError as error:
-            self._state = DesktopState.FAILED
-            raise fault_error(FaultReason.OPERATION_TIMEOUT, f"the desktop did not stop in {deadline_s:g} s") from error
-        self._state = DesktopState.STOPPED
+        async with self._stopping(deadline_s):
+            await self._discard()
+            if spare := await self._take_spare(cancel=True):
+                await spare.kill()
+            await self._release()
 
     async def _release(self) -> None:
         """Give back what lasts over reverts: ports, what sandboxes are made of, the folder. Can run twice."""
@@ -233,7 +223,7 @@ class XvfbDesktop(Desktop):
 
     async def _report_end(self, sandbox: Sandbox) -> None:
         await asyncio.shield(sandbox.ended)
-        if self._state in (DesktopState.READY, DesktopState.PAUSED):
+        if self._state in RUNS:
             self._state = DesktopState.FAILED
             fault = (await sandbox.failure("the desktop ended by itself")).fault
             logger.error("%s", fault.message)

@@ -5,6 +5,7 @@ The guest is another part, so it is started and not imported.
 
 import asyncio
 import fcntl
+import logging
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
@@ -18,6 +19,10 @@ from osworld_contract.faults import FaultReason, fault_error
 
 REFRESH_DEADLINE_S: Final = 60.0
 EVIDENCE_CHARS: Final = 1000
+TRIES: Final = 3
+"""Of refresh and lock, between which another installation on this machine may come. A guess: once is rare already."""
+
+logger = logging.getLogger(__name__)
 
 
 class _Reply(BaseModel):
@@ -47,6 +52,19 @@ async def find_runtime() -> GuestRuntime:
     Raises:
         FaultError: ``desktop_start_failed``: it was never built, or cannot be refreshed.
     """
+    for _ in range(TRIES - 1):
+        reply = await _refreshed()
+        try:
+            return _held(reply)
+        except OSError as error:  # another installation's refresh looks whether it is used, or has removed it
+            logger.info("the guest runtime was lost between refresh and lock (%s); once more", error.strerror)
+    try:
+        return _held(await _refreshed())
+    except OSError as error:
+        raise fault_error(FaultReason.DESKTOP_START_FAILED, f"the guest runtime cannot be read: {error}") from error
+
+
+async def _refreshed() -> _Reply:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "osworld_guest.provision", "--code-only", stdin=DEVNULL, stdout=PIPE, stderr=PIPE
     )
@@ -65,14 +83,34 @@ async def find_runtime() -> GuestRuntime:
         lines = errors.decode(errors="replace").strip().splitlines() or ["no output"]
         raise fault_error(FaultReason.DESKTOP_START_FAILED, lines[-1][:EVIDENCE_CHARS], exit_code=process.returncode)
     try:
-        reply = _Reply.model_validate_json(output)
-        locks = tuple(_lock(path) for path in (reply.venv, reply.code))
-    except (ValidationError, OSError) as error:
+        return _Reply.model_validate_json(output)
+    except ValidationError as error:
         raise fault_error(FaultReason.DESKTOP_START_FAILED, f"the guest runtime cannot be read: {error}") from error
-    return GuestRuntime(reply.venv, reply.code, locks)
+
+
+def _held(reply: _Reply) -> GuestRuntime:
+    """Lock the runtime's folders.
+
+    Raises:
+        OSError: One is gone, or held by who removes those that are not used; nothing is locked.
+    """
+    locks: list[int] = []
+    try:
+        for path in (reply.venv, reply.code):
+            locks.append(_lock(path))
+    except OSError:
+        for fd in locks:
+            os.close(fd)
+        raise
+    return GuestRuntime(reply.venv, reply.code, tuple(locks))
 
 
 def _lock(path: Path) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        path.stat()  # who held it before may have removed what `fd` is open on
+    except OSError:
+        os.close(fd)
+        raise
     return fd

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from osworld_contract.names import GUEST_CHROMIUM_PORT, GUEST_HOME, GUEST_VLC_PORT
+from osworld_contract.names import GUEST_CHROMIUM_PORT, GUEST_HOME, GUEST_HOSTNAME, GUEST_VLC_PORT
 from osworld_envpod.desktops.xvfb.settings import MIB, XvfbSettings
 
 GUEST_ROOT: Final = "/opt/osworld"
 GUEST_UID: Final = 1000
-GUEST_HOSTNAME: Final = "user-virtual-machine"
 SHM_SIZE_MIB: Final = 1024
 RUN_SIZE_MIB: Final = 256
 

@@ -17,7 +17,7 @@ NAME = "osworld_task_child"
 
 
 def main() -> None:
-    """Be the worker (arguments: descriptors of channel and door) or the file server (door, options as JSON)."""
+    """Be the worker (arguments: descriptors of channel and door, walls as JSON) or the file server (door, options)."""
     folder = Path(__file__).resolve().parent
     spec = importlib.util.spec_from_file_location(
         NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]
@@ -28,13 +28,14 @@ def main() -> None:
     spec.loader.exec_module(package)
     role, *arguments = sys.argv[1:]
     if role == "worker":
-        channel, door = (int(argument) for argument in arguments)
-        importlib.import_module(f"{NAME}.zygote").serve(channel, door)
+        channel, door, walls = arguments
+        importlib.import_module(f"{NAME}.zygote").serve(int(channel), int(door), walls)
     else:
         _serve_files(int(arguments[0]), json.loads(arguments[1]))
 
 
 def _serve_files(door: int, options: dict[str, Any]) -> None:
+    importlib.import_module(f"{NAME}.guard").close()  # a runner that has no sandbox is of the same user
     downloads = importlib.import_module(f"{NAME}.downloads")
     paths = {name: Path(options[name]) if options[name] else None for name in ("mirror", "cache")}
     own = downloads.DownloadOptions(**(options | paths))

@@ -34,10 +34,15 @@ def is_boxed() -> bool:
     return sys.platform == "linux" and os.getpid() == 1
 
 
+def close() -> None:
+    """Refuse ptrace and ``/proc/<pid>/mem`` of this process to others of its user."""
+    _set(_PR_SET_DUMPABLE, 0)
+
+
 def close_to_runners() -> None:
     """Refuse ptrace and ``/proc/<pid>/mem`` to processes of the same user, and adopt what a runner leaves."""
     if is_boxed():  # without a sandbox it would only take an unprivileged env server's view of the memory
-        _set(_PR_SET_DUMPABLE, 0)
+        close()
     _set(_PR_SET_CHILD_SUBREAPER, 1)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from . import guard
 from .channel import Channel
 from .files import Files
+from .walls import Walls
 
 LINE_MAX_BYTES = 1 << 20
 """Longest report. A guess with room: 30 log lines and a traceback have some 20 kB."""
@@ -30,8 +31,8 @@ class Runner:
         self._buffer = b""
 
     @classmethod
-    def fork(cls, request: dict[str, Any], channel: Channel, door: socket.socket) -> "Runner":
-        """Start a fork that carries out `request` and ends.
+    def fork(cls, request: dict[str, Any], channel: Channel, door: socket.socket, around: Walls | None) -> "Runner":
+        """Start a fork that carries out `request`, inside walls if there are any, and ends.
 
         Raises:
             OSError: There is no process, descriptor or file server to be had; nothing is left.
@@ -51,7 +52,7 @@ class Runner:
             os.close(reports_out)
             channel.close()
             door.close()
-            _run(request, reports_in, ours)
+            _run(request, reports_in, ours, around)
         os.close(reports_in)
         ours.close()
         return cls(pid, reports_out)
@@ -85,10 +86,12 @@ class Runner:
         os.kill(self.pid, signal.SIGKILL)
 
 
-def _run(request: dict[str, Any], reports: int, files: socket.socket) -> None:
+def _run(request: dict[str, Any], reports: int, files: socket.socket, around: Walls | None) -> None:
     """Carry out `request` in the fork and end it; never returns into the zygote's loop."""
     try:
         guard.end_with_parent()
+        if around is not None:
+            around.around_runner(request["addresses"])
         from . import operation  # noqa: PLC0415 - imported by `serve` before; here only to be named
 
         # Not closed but by the process's end, which is what the zygote takes it for.

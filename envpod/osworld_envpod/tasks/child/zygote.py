@@ -14,7 +14,7 @@ import time
 import traceback
 from typing import Any
 
-from . import guard, missing
+from . import guard, missing, walls
 from .channel import Channel, ChannelClosed
 from .runner import Runner
 
@@ -24,9 +24,10 @@ _TRACEBACK_CHARS = 2000
 class Zygote:
     """Serves one channel; at most one runner at a time."""
 
-    def __init__(self, channel: Channel, door: socket.socket) -> None:
+    def __init__(self, channel: Channel, door: socket.socket, around: walls.Walls | None) -> None:
         self._channel = channel
         self._door = door
+        self._around = around
         self._runner: Runner | None = None
         self._standing: guard.Standing = ()
 
@@ -66,7 +67,7 @@ class Zygote:
             )
             return
         try:
-            self._runner = Runner.fork(request, self._channel, self._door)
+            self._runner = Runner.fork(request, self._channel, self._door, self._around)
         except OSError as error:
             message = f"no process could be started for the operation: {error}"
             self._channel.send({"event": "fault", "reason": "worker_start_failed", "message": message, "evidence": {}})
@@ -88,16 +89,19 @@ class Zygote:
         self._channel.send({"event": "ended", "exit_code": exit_code})
 
 
-def serve(channel_descriptor: int, door_descriptor: int) -> None:
-    """Import desktop-env, say so on the channel, and serve it until it closes."""
+def serve(channel_descriptor: int, door_descriptor: int, walls_text: str) -> None:
+    """Import desktop-env, say so on the channel, and serve it until it closes. An empty `walls_text` means no walls."""
     guard.end_with_parent()
     guard.close_to_runners()
+    # Before anything of others is imported: the walls are around all threads only if there is one.
+    around = walls.parse(walls_text) if walls_text else None
+    found = around.around_zygote() if around else {}
     channel = Channel(channel_descriptor)
     door = socket.socket(fileno=door_descriptor)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     began_s = time.monotonic()
     missing.install()
-    zygote = Zygote(channel, door)
+    zygote = Zygote(channel, door, around)
     try:
         try:
             # Everything that operations use, so that it is imported once and shared by all runners.
@@ -111,7 +115,9 @@ def serve(channel_descriptor: int, door_descriptor: int) -> None:
         gc.collect()
         gc.freeze()
         import_s = time.monotonic() - began_s
-        channel.send({"event": "ready", "catalog": known, "absent": missing.absent(), "import_s": import_s})
+        channel.send(
+            {"event": "ready", "catalog": known, "absent": missing.absent(), "import_s": import_s, "walls": found}
+        )
         zygote.serve()
     except ChannelClosed:
         logging.getLogger(__name__).info("the env server has closed the channel")
