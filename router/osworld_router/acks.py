@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 ATTEMPT_S: Final = 1.0
 RETRY_S: Final = 30.0
+PAUSE_S: Final = 0.1
 PAUSE_MAX_S: Final = 1.0
 """Guesses. An env server that is frozen for some seconds gets its acknowledgement before an evaluate gives up on it."""
 
@@ -63,19 +64,27 @@ class Acks:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, entry: RegistryEntry, headers: Headers) -> None:
+        status = await self._upstream.post(entry, ACK_PATH, headers, ATTEMPT_S)
+        if _is_to_be_sent_again(status):
+            status = await self._send_again(entry, headers)
+        self._metrics.ack_ended("ok" if status == HTTPStatus.OK else "failed")
+        if status != HTTPStatus.OK:
+            logger.warning("the env server %s took no acknowledgement: status %s", entry.uid, status)
+
+    async def _send_again(self, entry: RegistryEntry, headers: Headers) -> int | None:
+        """Return the last status, None where it was no use."""
         retrying = AsyncRetrying(
             retry=retry_if_result(_is_to_be_sent_again),
             stop=stop_after_delay(RETRY_S),
-            wait=wait_random_exponential(multiplier=0.1, max=PAUSE_MAX_S),
+            wait=wait_random_exponential(multiplier=PAUSE_S, max=PAUSE_MAX_S),
         )
+        await asyncio.sleep(PAUSE_S)
         status: int | None
         try:
             status = await retrying(self._upstream.post, entry, ACK_PATH, headers, ATTEMPT_S)
         except RetryError:
             status = None
-        self._metrics.ack_ended("ok" if status == HTTPStatus.OK else "failed")
-        if status != HTTPStatus.OK:
-            logger.warning("the env server %s took no acknowledgement: status %s", entry.uid, status)
+        return status
 
 
 def _is_to_be_sent_again(status: int | None) -> bool:

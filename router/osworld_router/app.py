@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
-from osworld_router.asgi import Receive, Scope, Send, request_of
+from osworld_router.asgi import WIRE, Receive, Scope, Send, request_of
 from osworld_router.auth import Gate
 from osworld_router.metrics import Metrics
 from osworld_router.pages import Page, Pages
@@ -50,7 +50,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = request_of(scope)
-        reply = Reply(send)
+        reply = Reply(send, scope["state"][WIRE])
         try:
             page = self._pages.by_path.get(request.path)
             if page is not None:

@@ -12,8 +12,7 @@ from osworld_router.resolve import Request
 
 REPLAYABLE_BYTES: Final = 1024 * 1024
 """Bodies up to this are read whole before the env server is asked, so that they can be sent a second time. A guess: a
-step has some 10 kB, a task some 100 kB. Longer ones are streamed and sent once; aiohttp warns of longer ones in one
-piece."""
+step has some 10 kB, a task some 100 kB. Longer ones are streamed and sent once."""
 
 DISCARD_S: Final = 5.0
 """How long the rest of a body that is refused is read, so that its sender gets to reading the refusal. A guess."""
@@ -39,7 +38,7 @@ class RequestBody:
         self._received_bytes = 0
         self._complete = asyncio.Event()
         self.error: FaultError | ClientGone | None = None
-        """Why the body could not be read to its end, if so: the HTTP client that sends it upstream hides it."""
+        """Why the body could not be read to its end, if so: the call upstream ends as if the env server had failed."""
 
     @property
     def is_replayable(self) -> bool:
@@ -69,17 +68,6 @@ class RequestBody:
         await self._complete.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-    async def is_client_gone(self) -> bool:
-        """Return whether the client has closed its connection already."""
-        if not self._complete.is_set():
-            return False
-        await asyncio.sleep(0)  # a write that has just failed ends the connection in the loop's next turn, not before
-        try:
-            async with asyncio.timeout(0):
-                return bool((await self._receive())["type"] == "http.disconnect")
-        except TimeoutError:
-            return False
 
     async def _stream(self) -> AsyncIterator[bytes]:
         yield self._start

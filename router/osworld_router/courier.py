@@ -7,22 +7,24 @@ client that has seen half of it would take it for an error.
 import asyncio
 import functools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
 from osworld_contract.names import HEADER_UNSEEN
 from osworld_contract.registry import RegistryEntry
-from osworld_router.errors import ClientGone, EnvLost, TransferBroken, UpstreamError
+from osworld_router.errors import EnvLost, TransferBroken, UpstreamError
 from osworld_router.exchange import Exchange
 from osworld_router.headers import end_to_end, upstream_headers, upstream_query
 from osworld_router.metrics import Metrics
 from osworld_router.policy import Ending
 from osworld_router.reply import RawHeaders
 from osworld_router.resolve import Operation
-from osworld_router.screening import fault_instead
-from osworld_router.upstream import Call, Upstream
+from osworld_router.screening import fault_instead, lost_part
+from osworld_router.scribe import SIGHT, Scribe
+from osworld_router.sinks import Held
+from osworld_router.upstream import Call, Upstream, UpstreamReply
 from osworld_router.vigil import PROBE_INTERVAL_S, Vigil
 
 HELD: Final = frozenset({Operation.RESET, Operation.STEP, Operation.EVALUATE})
@@ -34,17 +36,21 @@ HELD_BYTES: Final = 32 * 1024 * 1024
 class CallFailed(FaultError):
     """An attempt that brought no whole reply, of which nothing has been sent to the client."""
 
-    def __init__(self, fault: Fault, ending: Ending) -> None:
+    def __init__(self, fault: Fault, ending: Ending, phase: str = "", *, is_lost: bool = False) -> None:
         super().__init__(fault)
         self.ending = ending
+        self.phase = phase
+        self.is_lost = is_lost
+        """As in `policy.Failure`."""
 
 
 class Courier:
     """Makes attempts."""
 
-    def __init__(self, upstream: Upstream, metrics: Metrics) -> None:
+    def __init__(self, upstream: Upstream, metrics: Metrics, scribe: Scribe) -> None:
         self._upstream = upstream
         self._metrics = metrics
+        self._scribe = scribe
 
     async def attempt(self, exchange: Exchange, entry: RegistryEntry, patience_s: float | None = None) -> None:
         """Send the call to `entry` and pass its reply on. A held reply must be whole within `patience_s`.
@@ -63,7 +69,13 @@ class Courier:
                 raise exchange.body.error from error
             if exchange.reply.status is not None:
                 raise TransferBroken(str(error)) from error
-            raise _failed(exchange, entry, error) from error
+            failed = _failed(exchange, entry, error)
+            if failed.ending is Ending.LOST:
+                self._scribe.sent(exchange)
+            raise failed from error
+        except (FaultError, asyncio.CancelledError):
+            self._scribe.sent(exchange)
+            raise
         finally:
             self._metrics.attempt_ended(exchange.route.operation, time.perf_counter() - started)
 
@@ -82,16 +94,18 @@ class Courier:
             _patience(patience_s) as patience,
             Vigil(probe=probe),
             self._upstream.send(entry, call) as upstream_reply,
-            aclosing(upstream_reply.chunks()) as chunks,
         ):
             fault = await fault_instead(upstream_reply, route, is_v2=request.is_v2)
+            if fault is None and self._scribe.journal(exchange) is not None:
+                fault = await lost_part(upstream_reply, route)
             if fault is not None:
                 raise FaultError(fault)
             status, headers = upstream_reply.status, end_to_end(upstream_reply.headers)
-            held, is_whole = await _hold(chunks) if route.operation in HELD else ([], False)
+            held = await upstream_reply.hold(HELD_BYTES) if route.operation in HELD else None
             patience.reschedule(None)
+            is_whole = held is not None and upstream_reply.is_complete
             if not is_whole:
-                await _send(exchange, status, headers, held, chunks)
+                await _send(exchange, status, headers, held, upstream_reply)
         if is_whole:
             await _send(exchange, status, headers, held, None)
 
@@ -112,35 +126,25 @@ async def _patience(seconds: float | None) -> AsyncIterator[asyncio.Timeout]:
         raise EnvLost(f"the env server took over {seconds:g} s", phase="patience") from error
 
 
-async def _hold(chunks: AsyncGenerator[bytes, None]) -> tuple[list[bytes], bool]:
-    """Return what came of a reply, and whether that is all of it."""
-    held: list[bytes] = []
-    held_bytes = 0
-    async for chunk in chunks:
-        held.append(chunk)
-        held_bytes += len(chunk)
-        if held_bytes > HELD_BYTES:
-            return held, False
-    return held, True
-
-
 async def _send(
-    exchange: Exchange, status: int, headers: RawHeaders, held: list[bytes], rest: AsyncGenerator[bytes, None] | None
+    exchange: Exchange, status: int, headers: RawHeaders, held: Held | None, rest: UpstreamReply | None
 ) -> None:
     """Send the client what was held, and then what is still coming."""
-    reply, body = exchange.reply, exchange.body
-    if rest is None:
-        exchange.on_last_byte()
-    await reply.start(status, headers)
-    for chunk in held:
-        await reply.body(chunk, is_last=False)
+    reply = exchange.reply
+    pieces = held.pieces if held is not None else []
+    is_whole = held is not None and rest is None
+    if is_whole and not pieces:
+        exchange.on_last_byte(exchange, status, headers, pieces)
+    await reply.start(status, [pair for pair in headers if pair[0] != SIGHT])
+    await reply.pieces(pieces)
+    if is_whole and pieces:  # the last byte is kept back: noted while the client reads the others
+        exchange.on_last_byte(exchange, status, headers, pieces)
     if rest is not None:
-        async for chunk in rest:
-            await reply.body(chunk, is_last=False)
+        await reply.passed(rest)
     await reply.drained()
-    if await body.is_client_gone():
-        raise ClientGone("the client closed its connection before it had the whole reply")
-    await reply.body(b"", is_last=True)
+    if held is not None:
+        held.release()
+    await reply.end()
 
 
 def _failed(exchange: Exchange, entry: RegistryEntry, error: UpstreamError | TransferBroken) -> CallFailed:
@@ -153,4 +157,4 @@ def _failed(exchange: Exchange, entry: RegistryEntry, error: UpstreamError | Tra
         phase=phase,
         cause=cause,
     ).fault
-    return CallFailed(fault, Ending.UNREACHED if phase == "connect" else Ending.LOST)
+    return CallFailed(fault, Ending.UNREACHED if phase == "connect" else Ending.LOST, phase)

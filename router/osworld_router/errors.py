@@ -4,6 +4,7 @@
 ├── ``StartError``          the router cannot start; the message is one sentence for a person
 ├── ``UpstreamError``       no usable reply came from an env server; becomes ``infra/env_down``
 │   └── ``EnvLost``         the env server missed its probes during a call
+├── ``BadReply``            what an env server sent is no HTTP, or could be misunderstood; becomes one of these two
 ├── ``TransferBroken``      an env server failed after its reply had begun; the client's connection is cut
 └── ``ClientGone``          the client closed its connection; there is nobody to answer
 
@@ -35,6 +36,10 @@ class UpstreamError(RouterError):
 
 class EnvLost(UpstreamError):
     """The env server missed its probes during a call: a power cut sends no reset packet."""
+
+
+class BadReply(RouterError):
+    """What an env server sent is no HTTP, or could be misunderstood."""
 
 
 class TransferBroken(RouterError):

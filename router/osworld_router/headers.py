@@ -52,7 +52,7 @@ def upstream_headers(request: Request, route: Route, entry: RegistryEntry) -> li
         for name, value in end_to_end(request.headers)
         if name not in OURS
     ]
-    headers += _addressee(route, entry)
+    headers += addressee(route, entry)
     if route.operation in ACKNOWLEDGED:
         headers.append((HEADER_ACKS, "1"))
     return headers
@@ -63,10 +63,10 @@ def ack_headers(
 ) -> list[tuple[str, str]]:
     """Return the headers that acknowledge the reply to `request`, which was sent with `keys`."""
     named = [(name, value) for name in (HEADER_IDEMPOTENCY_KEY, HEADER_STEP) for value in request.values(name)]
-    return [*named, *keys, *_addressee(route, entry)]
+    return [*named, *keys, *addressee(route, entry)]
 
 
-def _addressee(route: Route, entry: RegistryEntry) -> list[tuple[str, str]]:
+def addressee(route: Route, entry: RegistryEntry) -> list[tuple[str, str]]:
     """Return the headers that say who is meant: another env server, or one that has lost the env_idx, answers 421."""
     return [(HEADER_ENV_IDX, str(route.env_idx)), (HEADER_EPOCH, str(entry.epoch)), (HEADER_UID, entry.uid)]
 

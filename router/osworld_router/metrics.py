@@ -57,6 +57,12 @@ class Metrics:
             ("result",),
             registry=self._registry,
         )
+        self._recoveries = Counter(
+            f"{METRIC_PREFIX}router_recoveries_total",
+            "Lost episodes that were to be played again on another desktop, by what came of it.",
+            ("result",),
+            registry=self._registry,
+        )
         self._faults = Counter(
             f"{METRIC_PREFIX}faults_total",
             "Faults that the router itself answered with.",
@@ -86,6 +92,10 @@ class Metrics:
     def hedged(self, result: str) -> None:
         """Count a reset for which another env server was asked for."""
         self._hedges.labels(result).inc()
+
+    def recovered(self, result: str) -> None:
+        """Count an episode that was to be played again."""
+        self._recoveries.labels(result).inc()
 
     def fault_answered(self, fault: Fault) -> None:
         """Count a fault."""

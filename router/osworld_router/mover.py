@@ -4,7 +4,7 @@ import asyncio
 import logging
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import ValidationError
 
@@ -40,15 +40,17 @@ class Mover:
         """Whether there is somebody to ask."""
         return self._url is not None
 
-    async def move(self, entry: RegistryEntry) -> None:
+    async def move(self, entry: RegistryEntry, why: Literal["hedge", "recovery"] = "hedge") -> None:
         """Have the env_idx of `entry` taken from its env server, and take over who has it then."""
         if self._url is None:
             return
         status, now = await self._ask(entry.model_copy(update={"url": self._url}))
         result = RESULTS.get(status, "failed")
-        self._metrics.hedged(result)
+        if why == "hedge":
+            self._metrics.hedged(result)
         logger.info(
-            "hedge env_idx=%d uid=%s epoch=%d: %s%s",
+            "move for a %s: env_idx=%d uid=%s epoch=%d: %s%s",
+            why,
             entry.env_idx,
             entry.uid,
             entry.epoch,

@@ -10,6 +10,7 @@ from osworld_contract.faults import SPECS, FaultBody
 from osworld_contract.names import HEADER_CLIENT, HEADER_ENV_IDX, HEADER_IDEMPOTENCY_KEY, HEADER_STEP
 from osworld_contract.wire import EnvReply, EnvsReply, EnvState, HealthReply, HistoryReply, ResetRequest, StepRequest
 from osworld_router.health import PoolHealth
+from osworld_router.peers import PEERS_PATH, PeerReply
 from osworld_router.resolve import CALLS, OPEN_PAGES, PAGES, QUERY_ENV_IDX, Operation
 
 JsonObject = dict[str, Any]
@@ -19,7 +20,8 @@ REF: Final = "#/components/schemas/{model}"
 ANY_BODY: Final[JsonObject] = {"type": "object"}
 
 _MODELS: Final[tuple[type[BaseModel], ...]] = (
-    EnvReply, EnvsReply, EnvState, FaultBody, HealthReply, HistoryReply, PoolHealth, ResetRequest, StepRequest,
+    EnvReply, EnvsReply, EnvState, FaultBody, HealthReply, HistoryReply, PeerReply, PoolHealth, ResetRequest,
+    StepRequest,
 )  # fmt: skip
 
 _PATH_IDX: Final[JsonObject] = {
@@ -110,6 +112,7 @@ def _own_pages() -> JsonObject:
         "/livez": _json(ANY_BODY),
         "/readyz": _json(ANY_BODY),
         "/envs": _json(_ref(EnvsReply)),
+        PEERS_PATH: _json(_ref(PeerReply)),
         "/metrics": {"text/plain": {"schema": {"type": "string"}}},
         "/openapi.json": _json(ANY_BODY),
     }

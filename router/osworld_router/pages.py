@@ -11,6 +11,7 @@ from osworld_contract.wire import EnvEntry, EnvsReply
 from osworld_router.health import HealthBoard
 from osworld_router.metrics import CONTENT_TYPE, Metrics
 from osworld_router.openapi import document
+from osworld_router.peers import PEERS_PATH, Peers
 from osworld_router.reply import JSON, Reply
 from osworld_router.snapshots import LiveRegistry
 
@@ -26,10 +27,11 @@ class Liveness(BaseModel):
 class Pages:
     """Answers the router's own pages; `by_path` has them all."""
 
-    def __init__(self, registry: LiveRegistry, health: HealthBoard, metrics: Metrics) -> None:
+    def __init__(self, registry: LiveRegistry, health: HealthBoard, metrics: Metrics, peers: Peers) -> None:
         self._registry = registry
         self._health = health
         self._metrics = metrics
+        self._peers = peers
         self.by_path: Mapping[str, Page] = {
             "/health": self._show_health,
             "/livez": self._show_livez,
@@ -37,6 +39,7 @@ class Pages:
             "/envs": self._show_envs,
             "/metrics": self._show_metrics,
             "/openapi.json": self._show_openapi,
+            PEERS_PATH: self._show_peers,
         }
 
     async def _show_health(self, reply: Reply) -> None:
@@ -59,6 +62,9 @@ class Pages:
     async def _show_metrics(self, reply: Reply) -> None:
         await self._health.read()
         await reply.whole(HTTPStatus.OK, self._metrics.exposition(), CONTENT_TYPE)
+
+    async def _show_peers(self, reply: Reply) -> None:
+        await _send(reply, self._peers.answer())
 
     async def _show_openapi(self, reply: Reply) -> None:
         await reply.whole(HTTPStatus.OK, json.dumps(document()).encode(), JSON)

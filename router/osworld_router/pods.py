@@ -8,7 +8,8 @@ import asyncio
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 from kubernetes import client, config
@@ -16,11 +17,13 @@ from kubernetes.informer import ADDED, DELETED, ERROR, MODIFIED, SharedInformer
 
 from osworld_contract.kube_names import (
     COMPONENT_ENV,
+    COMPONENT_ROUTER,
     LABEL_COMPONENT,
     LABEL_ENV_EPOCH,
     LABEL_ENV_IDX,
     LABEL_POOL,
 )
+from osworld_contract.names import ROUTER_PORT
 from osworld_contract.registry import RegistryEntry, env_server_url
 from osworld_router.errors import StartError
 from osworld_router.snapshots import LiveRegistry
@@ -34,6 +37,9 @@ SILENCE_S: Final = 75.0
 """A connection that is silent for longer has stalled: its node lost power, say."""
 
 CONNECT_S: Final = 5.0
+PAGE_PODS: Final = 50
+"""Pods that are listed at once. A guess: a page has 1 MB or less, a thousand pods take 20 calls."""
+
 PAUSE_S: Final = 1.0
 """After a call that failed: the informer itself makes the next at once."""
 
@@ -51,9 +57,15 @@ class PodRegistry(LiveRegistry):
         self._entries: dict[str, RegistryEntry] = {}
         self._told: dict[int, RegistryEntry] = {}
         """What the operator said of an env_idx, until the watch shows as much."""
+        self._routers: dict[str, str] = {}
         self._complaint = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_listed = False
+
+    @property
+    def routers(self) -> Collection[str]:
+        """Return those whose pods are ready."""
+        return self._routers.values()
 
     async def refresh(self) -> None:
         """Nothing to do: every change is told."""
@@ -75,7 +87,7 @@ class PodRegistry(LiveRegistry):
         informer = SharedInformer(
             self._patient(_pods_api().list_namespaced_pod),
             namespace=self._namespace,
-            label_selector=f"{LABEL_POOL}={self._pool},{LABEL_COMPONENT}={COMPONENT_ENV}",
+            label_selector=f"{LABEL_POOL}={self._pool},{LABEL_COMPONENT} in ({COMPONENT_ENV}, {COMPONENT_ROUTER})",
         )
         for kind in (ADDED, MODIFIED):
             informer.add_event_handler(kind, self._see)
@@ -96,8 +108,9 @@ class PodRegistry(LiveRegistry):
             is_watch = given.get("watch", False)
             if is_watch:
                 given.setdefault("timeout_seconds", WATCH_S)
+            given["_request_timeout"] = (CONNECT_S, SILENCE_S)
             try:
-                found = call(**given, _request_timeout=(CONNECT_S, SILENCE_S))
+                found = call(**given) if is_watch else listed_in_pages(call, given)
             except Exception:
                 self._stop.wait(PAUSE_S)
                 raise
@@ -110,10 +123,9 @@ class PodRegistry(LiveRegistry):
 
     def _see(self, pod: Any) -> None:
         """Take over what a pod's labels say. Runs in the informer's thread."""
-        entry = entry_of(pod)
-        # The informer keeps every pod; of these only the name is needed, and a thousand whole ones take 100 MB.
-        pod.spec = pod.status = pod.metadata.managed_fields = None
-        self._tell(functools.partial(self.take_over, pod.metadata.name, entry))
+        entry, router = entry_of(pod), router_of(pod)
+        lighten(pod)  # the informer keeps every pod
+        self._tell(functools.partial(self.take_over, pod.metadata.name, entry, router))
 
     def _miss(self, pod: Any) -> None:
         self._tell(functools.partial(self.take_over, pod.metadata.name, None))
@@ -134,8 +146,13 @@ class PodRegistry(LiveRegistry):
         self._told.clear()
         self._publish_entries()
 
-    def take_over(self, name: str, entry: RegistryEntry | None) -> None:
+    def take_over(self, name: str, entry: RegistryEntry | None, router: str | None = None) -> None:
         """Note which env_idx the pod `name` has; None: none, or it is gone. Runs in the event loop."""
+        if before := self._routers.pop(name, None):
+            self.routers_left[before] = time.monotonic()
+        if router is not None:
+            self._routers[name] = router
+            self.routers_left.pop(router, None)
         if self._entries.get(name) == entry:
             return
         if entry is None:
@@ -166,6 +183,39 @@ def entry_of(pod: Any) -> RegistryEntry | None:
     if not (idx.isdecimal() and epoch.isdecimal() and address) or pod.status.phase in ENDED_PHASES:
         return None
     return RegistryEntry(env_idx=int(idx), uid=pod.metadata.uid, epoch=max(int(epoch), 1), url=env_server_url(address))
+
+
+def router_of(pod: Any) -> str | None:
+    """Return the URL of a ``V1Pod`` if it is a router that is ready, else None."""
+    labels, status = pod.metadata.labels or {}, pod.status
+    if labels.get(LABEL_COMPONENT) != COMPONENT_ROUTER or status is None or not status.pod_ip:
+        return None
+    is_ready = any(condition.type == "Ready" and condition.status == "True" for condition in status.conditions or ())
+    return env_server_url(status.pod_ip, ROUTER_PORT) if is_ready else None
+
+
+def lighten(pod: Any) -> None:
+    """Drop from a ``V1Pod`` what nobody here reads: a thousand whole ones take 200 MB and more."""
+    if router_of(pod) is not None:
+        return
+    status = pod.status
+    pod.spec = pod.metadata.managed_fields = pod.metadata.annotations = pod.metadata.owner_references = None
+    pod.status = client.V1PodStatus(phase=status.phase, pod_ip=status.pod_ip) if status is not None else None
+
+
+def listed_in_pages(call: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """Return the list that `call` makes, of pods that were lightened page by page: they are never whole all at once."""
+    found = call(**given, limit=PAGE_PODS)
+    page = found
+    while True:
+        for pod in page.items:
+            lighten(pod)
+        if page is not found:
+            found.items.extend(page.items)
+        next_page = page.metadata.var_continue
+        if not next_page:
+            return found
+        page = call(**given, limit=PAGE_PODS, _continue=next_page)
 
 
 def latest(entries: Iterable[RegistryEntry]) -> dict[int, RegistryEntry]:

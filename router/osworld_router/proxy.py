@@ -1,9 +1,9 @@
 """A call from its arrival to its end: a reply that was passed on, or a fault, by its deadline."""
 
 import asyncio
-import functools
 import logging
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
@@ -14,24 +14,39 @@ from osworld_router.errors import ClientGone, TransferBroken
 from osworld_router.exchange import CallLimits, Exchange
 from osworld_router.headers import idempotency_headers
 from osworld_router.metrics import BROKEN, CLIENT_GONE, Metrics
+from osworld_router.peers import Peers
 from osworld_router.persistence import Persistence
-from osworld_router.reply import Reply, ends_v1_episode
+from osworld_router.reply import RawHeaders, Reply, ends_v1_episode
 from osworld_router.resolve import Operation, Request, Route
 from osworld_router.scores import Scores
+from osworld_router.scribe import Scribe
+from osworld_router.sinks import Pieces
 from osworld_router.vigil import Vigil
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Notes:
+    """Who is told of replies that arrived, and asked about them."""
+
+    acks: Acks
+    scribe: Scribe
+    scores: Scores
+    peers: Peers
+
+
 class Proxy:
     """Passes calls to env servers."""
 
-    def __init__(self, persistence: Persistence, acks: Acks, limits: CallLimits, metrics: Metrics) -> None:
+    def __init__(self, persistence: Persistence, notes: Notes, limits: CallLimits, metrics: Metrics) -> None:
         self._persistence = persistence
-        self._acks = acks
+        self._acks = notes.acks
+        self._scribe = notes.scribe
+        self._scores = notes.scores
+        self._peers = notes.peers
         self._limits = limits
         self._metrics = metrics
-        self._scores = Scores()
         self._running: set[asyncio.Timeout] = set()
         self._is_stopping = False
 
@@ -45,11 +60,11 @@ class Proxy:
 
     async def handle(self, request: Request, route: Route, receive: Receive, reply: Reply) -> None:
         """Answer `request`; returns with an unfinished reply where the client's connection has to be cut."""
-        started = time.perf_counter()
+        started, now = time.perf_counter(), time.monotonic()
         body = RequestBody(request, receive, self._limits.body)
-        seen = functools.partial(self._scores.came_through, route.operation, route.env_idx)
-        exchange = Exchange(request, route, body, reply, idempotency_headers(request, route), seen)
-        exchange.is_unseen = self._scores.is_unseen(route.operation, route.env_idx)
+        keys, ends_at = idempotency_headers(request, route), now + self._limits.deadlines_s[route.operation]
+        exchange = Exchange(request, route, body, reply, keys, self._told, arrived=now, ends_at=ends_at)
+        exchange.is_unseen = self._scores.is_unseen(request, route)
         code = BROKEN
         try:
             await self._run(exchange)
@@ -57,10 +72,11 @@ class Proxy:
             self._note(exchange)
         except ClientGone as gone:
             code = CLIENT_GONE
-            self._scores.lost(route.operation, route.env_idx)
+            self._lost(exchange)
             logger.info("%s env_idx=%d: %s", route.operation, route.env_idx, gone)
         except TransferBroken as broken:
-            self._scores.lost(route.operation, route.env_idx)
+            self._lost(exchange)
+            reply.cut()
             logger.warning("%s env_idx=%d: %s; the client's connection is cut", route.operation, route.env_idx, broken)
         finally:
             seconds = time.perf_counter() - started
@@ -77,12 +93,26 @@ class Proxy:
                 f" fault={reply.fault.header}" if reply.fault else "",
             )
 
+    def _told(self, exchange: Exchange, status: int, headers: RawHeaders, body: Pieces) -> None:
+        """Note that the last of the env server's reply is about to be sent."""
+        exchange.is_told = True
+        self._scores.came_through(exchange.route.operation, exchange.route.env_idx)
+        self._scribe.passed(exchange, status, headers, body)
+
+    def _lost(self, exchange: Exchange) -> None:
+        """Note that the client may not have the reply."""
+        self._scores.lost(exchange.route.operation, exchange.route.env_idx)
+        self._scribe.forget(exchange)
+
     def _note(self, exchange: Exchange) -> None:
         """Note whether the client has seen the env server's own reply."""
         route, fault = exchange.route, exchange.reply.fault
         if fault is not None:
             self._scores.failed(route.operation, route.env_idx, fault)
+            self._scribe.forget(exchange)
         else:
+            if not exchange.is_told:
+                self._scribe.forget(exchange)  # its reply was too long to be held
             self._scores.came_through(route.operation, route.env_idx)
             self._acks.send(exchange)
 
@@ -94,8 +124,7 @@ class Proxy:
                 self._running.add(deadline)
                 try:
                     await exchange.body.prefetch()
-                    if fault := self._scores.fault(exchange.route.operation, exchange.route.env_idx):
-                        raise FaultError(fault)
+                    await self._check_score(exchange)
                     async with Vigil(client_gone=exchange.body.client_gone):
                         await self._persistence.deliver(exchange)
                 finally:
@@ -118,6 +147,18 @@ class Proxy:
             await self._answer(
                 exchange, fault_error(FaultReason.INTERNAL, operation=exchange.route.operation.in_fault).fault
             )
+
+    async def _check_score(self, exchange: Exchange) -> None:
+        """Return unless `exchange` is an evaluate whose score would be about something that its client has not seen.
+
+        Raises:
+            FaultError: That of the reset or step that failed, or ``reply_lost`` where that was at another router.
+        """
+        request, route = exchange.request, exchange.route
+        if fault := self._scores.fault(request, route):
+            raise FaultError(fault)
+        if route.operation is Operation.EVALUATE and not request.is_seen_told and not exchange.is_unseen:
+            await self._peers.check_score(exchange)
 
     def _too_late(self, exchange: Exchange, timeout_s: float) -> Fault:
         """Return the fault of a call that was ended by its deadline, or by `stop`."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -24,11 +25,17 @@ replaced (a mounted ConfigMap) sends none to a watch of the old one."""
 class RegistryFile(LiveRegistry):
     """The registry of a pool as `path` has it. A file that is missing or wrong leaves the last good state."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, routers: Collection[str] = ()) -> None:
         super().__init__()
         self._path = path.absolute()
+        self._routers = routers
         self._registry: Registry | None = None
         self._complaint = ""
+
+    @property
+    def routers(self) -> Collection[str]:
+        """Return those that this one was told of."""
+        return self._routers
 
     async def refresh(self) -> None:
         """Read the file now and take over what it says; log once why it cannot be taken over."""

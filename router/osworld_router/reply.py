@@ -1,12 +1,16 @@
 """The reply to one request: what has been sent of it, and the forms in which a fault is sent."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from osworld_contract.faults import Fault, FaultBody, FaultKind, FaultReason
 from osworld_contract.names import HEADER_FAULT
 from osworld_contract.wire import EnvReply
-from osworld_router.asgi import Send
+from osworld_router.asgi import Send, Wire
+from osworld_router.errors import ClientGone
+from osworld_router.upstream import UpstreamReply
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -17,8 +21,9 @@ CHALLENGES: Final = (b'Bearer realm="osworld-env"', b'Basic realm="osworld-env",
 class Reply:
     """Sends one reply, once. ``status`` is None until its head has been sent."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, wire: Wire) -> None:
         self._send = send
+        self._wire = wire
         self.status: int | None = None
         self.fault: Fault | None = None
         """The fault that was sent, if one was."""
@@ -28,17 +33,51 @@ class Reply:
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
 
-    async def body(self, data: bytes, *, is_last: bool) -> None:
+    async def body(self, data: bytes | memoryview, *, is_last: bool) -> None:
         """Send a piece of the body; waits while the client is slow."""
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
 
-    async def drained(self) -> None:
-        """Return when the kernel has taken all that was sent, or the client has gone.
+    async def pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Send what is at hand of the body. Its memory must not change before `drained`."""
+        if self._wire.can_write:
+            self._wire.write(pieces)
+        else:
+            for piece in pieces:
+                await self.body(piece, is_last=False)
 
-        The server's transport pauses at the first byte that the kernel does not take (`server`), and whoever sends next
-        waits: an empty piece is sent for that wait alone.
+    async def passed(self, upstream_reply: UpstreamReply) -> None:
+        """Send the rest of an env server's body as it comes, while the client is there.
+
+        Raises:
+            TransferBroken: It broke off.
         """
-        await self.body(b"", is_last=False)
+        if self._wire.is_gone:
+            return
+        if not self._wire.can_write:
+            async with aclosing(upstream_reply.chunks()) as chunks:
+                async for chunk in chunks:
+                    await self.body(chunk, is_last=False)
+            return
+        await upstream_reply.pass_on(self._wire)
+
+    async def drained(self) -> None:
+        """Return when the kernel has taken all that was sent but the last byte.
+
+        Raises:
+            ClientGone: The client has not waited for it.
+        """
+        await self._wire.drained()
+        await asyncio.sleep(0)  # a write that has just failed ends the connection in the loop's next turn, not before
+        if self._wire.is_gone:
+            raise ClientGone("the client closed its connection before it had the whole reply")
+
+    async def end(self) -> None:
+        """Send the last of it."""
+        await self.body(self._wire.kept_back, is_last=True)
+
+    def cut(self) -> None:
+        """End the client's connection: what it has of the reply must not look whole."""
+        self._wire.cut()
 
     async def whole(self, status: int, data: bytes, content_type: bytes = JSON, headers: RawHeaders = ()) -> None:
         """Send a reply that is at hand."""

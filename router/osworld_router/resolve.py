@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from osworld_contract.faults import FaultReason, fault_error
-from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_ENV_IDX
+from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_ENV_IDX, HEADER_SEEN
 from osworld_contract.registry import RegistryEntry
 
 QUERY_ENV_IDX: Final = "env_idx"
@@ -65,6 +65,11 @@ class Request:
         """Return all values of the header `name`."""
         wanted = name.lower().encode()
         return [value.decode("latin-1") for key, value in self.headers if key == wanted]
+
+    @property
+    def is_seen_told(self) -> bool:
+        """Whether the client says which reply it has seen last, so that nobody has to guess."""
+        return bool(self.values(HEADER_SEEN))
 
     @property
     def is_v2(self) -> bool:

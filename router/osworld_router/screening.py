@@ -1,12 +1,43 @@
 """Which replies of env servers must not reach the client as they are, and the faults that are answered instead."""
 
 from http import HTTPStatus
+from typing import Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from osworld_contract.faults import Fault, FaultBody, FaultReason, fault_error
+from osworld_contract.faults import SPECS, Fault, FaultBody, FaultReason, fault_error
+from osworld_contract.names import HEADER_FAULT
+from osworld_router.policy import IN_PLACE
 from osworld_router.resolve import Operation, Route
 from osworld_router.upstream import UpstreamReply
+
+_ONE_EPISODE: Final = frozenset({Operation.STEP, Operation.EVALUATE})
+_LOSSES: Final = frozenset(f"{SPECS[reason].kind}/{reason}".encode() for reason in IN_PLACE)
+_FAULT_HEADER: Final = HEADER_FAULT.lower().encode()
+
+
+class _Faulted(BaseModel):
+    """A body with a fault: an error's, or that of a v1 client's step."""
+
+    fault: Fault
+
+
+async def lost_part(reply: UpstreamReply, route: Route) -> Fault | None:
+    """Return the fault of a step or evaluate in which a part of the env server was lost, None where none was.
+
+    It is a reason to play the episode again, where that may be done.
+
+    Raises:
+        TransferBroken: The reply's body broke off.
+    """
+    says_lost = any(name.lower() == _FAULT_HEADER and value in _LOSSES for name, value in reply.headers)
+    if route.operation not in _ONE_EPISODE or not says_lost:
+        return None
+    try:
+        return _Faulted.model_validate_json(await reply.snippet()).fault
+    except ValidationError:
+        message = f"the env server's fault in a {route.operation} cannot be read"
+        return fault_error(FaultReason.ENV_DOWN, message, operation=route.operation.in_fault).fault
 
 
 async def fault_instead(reply: UpstreamReply, route: Route, *, is_v2: bool) -> Fault | None:

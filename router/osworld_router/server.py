@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Final
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from osworld_router.acks import Acks
 from osworld_router.app import Access, App
@@ -20,13 +19,20 @@ from osworld_router.body import BodyLimits
 from osworld_router.courier import Courier
 from osworld_router.errors import StartError
 from osworld_router.exchange import CallLimits
+from osworld_router.front import Front
 from osworld_router.health import HealthBoard
+from osworld_router.journal import Journals
 from osworld_router.metrics import Metrics
 from osworld_router.mover import Mover
 from osworld_router.pages import Pages
-from osworld_router.persistence import Persistence
-from osworld_router.proxy import Proxy
+from osworld_router.peers import Peers
+from osworld_router.persistence import Carriers, Persistence
+from osworld_router.proxy import Notes, Proxy
+from osworld_router.rebuild import Rebuild
+from osworld_router.recovery import Recovery, RecoveryTools
 from osworld_router.registry import RegistryFile
+from osworld_router.scores import Scores
+from osworld_router.scribe import Scribe
 from osworld_router.settings import MIB_BYTES, RouterSettings
 from osworld_router.snapshots import LiveRegistry
 from osworld_router.upstream import Upstream
@@ -48,20 +54,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Protocol(H11Protocol):
-    """uvicorn's HTTP, which lets no byte wait outside of the kernel: who sends knows when all before is gone."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)
-
-
 def bind(settings: RouterSettings) -> socket.socket:
     """Return a listening socket.
 
     Raises:
         StartError: The address cannot be had.
     """
+    if settings.router_listen_fd is not None:
+        return _inherited(settings.router_listen_fd)
     address = f"{settings.router_host}:{settings.router_port}"
     try:
         family = socket.getaddrinfo(settings.router_host, settings.router_port, type=socket.SOCK_STREAM)[0][0]
@@ -71,6 +71,19 @@ def bind(settings: RouterSettings) -> socket.socket:
     except OSError as error:
         why = "something else listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
         raise StartError(f"cannot listen on {address}: {why}; choose another with --port or --host") from error
+
+
+def _inherited(fd: int) -> socket.socket:
+    try:
+        listener = socket.socket(fileno=fd)
+        is_listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise StartError(f"OSWORLD_ROUTER_LISTEN_FD: {fd} is no socket: {error.strerror}") from error
+    if not is_listening:
+        listener.close()
+        raise StartError(f"OSWORLD_ROUTER_LISTEN_FD: the socket {fd} does not listen")
+    listener.set_inheritable(False)
+    return listener
 
 
 async def serve(settings: RouterSettings, listener: socket.socket) -> None:
@@ -85,21 +98,29 @@ async def serve(settings: RouterSettings, listener: socket.socket) -> None:
         asyncio.TaskGroup() as tasks,
     ):
         mover = Mover(settings.router_move_url, settings.router_move_token_file, upstream, registry, metrics)
-        persistence = Persistence(registry, Courier(upstream, metrics), mover, _limits(settings), metrics)
-        proxy = Proxy(persistence, acks, _limits(settings), metrics)
-        gate = Gate(settings.token.get_secret_value() if settings.token else None)
-        pages = Pages(registry, HealthBoard(registry, upstream, metrics), metrics)
+        scribe = Scribe(Journals(settings.router_recovery_mib * MIB_BYTES))
+        token = settings.token.get_secret_value() if settings.token else None
+        scores = Scores()
+        peers = Peers(registry, upstream, scribe, scores, token)
+        rebuild = Rebuild(registry, upstream, scribe)
+        recovery = Recovery(RecoveryTools(registry, mover, upstream, scribe, peers, rebuild), metrics)
+        carriers = Carriers(Courier(upstream, metrics, scribe), mover, recovery, rebuild)
+        persistence = Persistence(registry, carriers, _limits(settings), metrics)
+        proxy = Proxy(persistence, Notes(acks, scribe, scores, peers), _limits(settings), metrics)
+        gate = Gate(token)
+        pages = Pages(registry, HealthBoard(registry, upstream, metrics), metrics, peers)
         app = App(Access(gate, are_metrics_open=settings.is_loopback), pages, proxy, metrics)
-        watch = tasks.create_task(registry.watch())
+        watches = [tasks.create_task(work) for work in (registry.watch(), rebuild.run())]
         await _serve_app(app, proxy, listener, settings.router_stop_timeout_s)
-        watch.cancel()
+        for watch in watches:
+            watch.cancel()
     logger.info("router stopped")
 
 
 def _registry(settings: RouterSettings) -> LiveRegistry:
     if settings.router_pool is None:
         assert settings.registry_file is not None  # one of the two is there
-        return RegistryFile(settings.registry_file)
+        return RegistryFile(settings.registry_file, settings.peers)
     # Imported here only: the client library takes some 40 MB, which a router beside a file need not have.
     from osworld_router.pods import PodRegistry  # noqa: PLC0415
 
@@ -111,7 +132,7 @@ async def _serve_app(app: App, proxy: Proxy, listener: socket.socket, stop_timeo
     server = _Server(
         uvicorn.Config(
             app,
-            http=_Protocol,
+            http=Front,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -1,7 +1,7 @@
 """Settings of the router: one frozen object, read from the environment, ``.env`` and the command line."""
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from osworld_contract.names import ENV_TOKEN, ROUTER_PORT
 from osworld_contract.settings import ENV_PREFIX, SettingsError, describe
+from osworld_router.calls import origin
 from osworld_router.resolve import Operation
 
 ENV_FILE: Final = ".env"
@@ -29,8 +30,14 @@ class RouterSettings(BaseSettings):
     """Address to listen on. Loopback by default: nothing is offered to a network that was not asked for."""
     router_port: int = Field(default=ROUTER_PORT, ge=0, le=65535)
     """Port to listen on; 0 takes a free one, which the log names."""
+    router_listen_fd: int | None = Field(default=None, ge=3)
+    """A socket that listens already, inherited from who starts the router, in place of host and port: connections wait
+    there while a router that ended is started again. `osworld-env up` sets it."""
     registry_file: Path | None = None
     """The registry that `osworld-env up` writes. It may come later; its folder must be there."""
+    router_peers: str | None = None
+    """URLs of other routers beside the same file, with commas between them, each with the same token. Without them an
+    episode that went on through another one could be played again as this one knows it."""
     router_pool: str | None = None
     """In a cluster, in place of a file: the OSWorldEnv whose pods are watched. Set by the operator."""
     router_namespace: str = "default"
@@ -63,6 +70,9 @@ class RouterSettings(BaseSettings):
     operator mounts it."""
     router_hedge_after_s: Seconds = 30
     """How long a reset may take before it is begun anew on a spare, once. Source: design, "OSWorldEnv"."""
+    router_recovery_mib: int = Field(default=256, ge=0, le=65_536)
+    """Memory for what is kept of running episodes, so that one that is lost can be played again; beyond it the one
+    without a call for longest is forgotten. 0: none is played again. A guess: 64 episodes of 4 MB."""
     router_connect_timeout_s: Seconds = 3
     """A guess: a TCP connection inside a cluster takes milliseconds, one lost SYN is sent again after 1 s."""
     router_body_limit_mib: int = Field(default=64, ge=1, le=4096)
@@ -80,6 +90,18 @@ class RouterSettings(BaseSettings):
         if value is not None and not all("!" <= char <= "~" for char in value.get_secret_value()):
             raise ValueError("must be printable ASCII without spaces or line ends")
         return value
+
+    @field_validator("router_peers")
+    @classmethod
+    def _are_addresses(cls, value: str | None) -> str | None:
+        for url in value.split(",") if value else ():
+            origin(url)
+        return value
+
+    @property
+    def peers(self) -> Sequence[str]:
+        """The routers beside the same file."""
+        return self.router_peers.split(",") if self.router_peers else ()
 
     @property
     def is_loopback(self) -> bool:

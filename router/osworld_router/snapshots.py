@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from osworld_contract.registry import RegistryEntry
 from osworld_router.resolve import Snapshot
@@ -12,8 +12,15 @@ class LiveRegistry(ABC):
     """Which env server has which env_idx, kept up to date."""
 
     def __init__(self) -> None:
+        self.routers_left: dict[str, float] = {}
+        """When those were last seen that are not among `routers` any more, by URL, on the monotonic clock."""
         self._snapshot = Snapshot()
         self._changed = asyncio.Event()
+
+    @property
+    @abstractmethod
+    def routers(self) -> Collection[str]:
+        """Return the URLs of the pool's routers, this one among them or not."""
 
     @property
     def snapshot(self) -> Snapshot:

@@ -1,108 +1,127 @@
-"""Calls to env servers: the one module that opens connections to them.
+"""Calls to env servers: the one module through which they are made.
 
 A reply is handed out as it comes, in the bytes in which it comes: nothing is decompressed, parsed or followed.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
-from http import HTTPStatus
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
-import aiohttp
-from yarl import URL
+from pydantic import ValidationError
 
 from osworld_contract.registry import RegistryEntry
+from osworld_contract.wire import EnvState
+from osworld_router.asgi import Wire
+from osworld_router.blocks import Blocks
+from osworld_router.calls import Call, Headers, framed, origin, request_head
+from osworld_router.connection import Connection, Sink
 from osworld_router.errors import TransferBroken, UpstreamError
-
-KEEP_ALIVE_S: Final = 3.0
-"""Idle connections are closed by us after so long. Below the 5 s after which uvicorn, under the env server, closes
-them: a POST on a connection that is just being closed fails, and could not be sent again safely."""
+from osworld_router.framing import Framing, Head
+from osworld_router.lines import Lines
+from osworld_router.sinks import Held, Passed
 
 SNIPPET_BYTES: Final = 64 * 1024
 """Most that is read of a reply whose body the router wants for itself."""
 
-_KNOWN_STATUSES: Final = frozenset(int(status) for status in HTTPStatus if status >= HTTPStatus.OK)
-
-Headers = list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call to an env server."""
-
-    method: str
-    path: str
-    headers: Headers
-    query: str = ""
-    body: bytes | AsyncIterator[bytes] | None = None
-    token: str | None = None
-    """The bearer to show in place of the one for env servers."""
+__all__ = ["Call", "Headers", "Upstream", "UpstreamReply"]
 
 
 class UpstreamReply:
     """The reply of an env server, whose head has come."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers: Iterable[tuple[bytes, bytes]] = response.raw_headers
+    def __init__(self, connection: Connection, head: Head, blocks: Blocks) -> None:
+        self._connection = connection
+        self._blocks = blocks
+        self.status = head.status
+        self.headers: Iterable[tuple[bytes, bytes]] = head.headers
+        self.length = head.length if head.framing is Framing.COUNTED else None
+        """Of the body in bytes, None where only its end will tell."""
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it comes.
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of it has come."""
+        return self._connection.is_complete
 
-        In the pieces in which the socket gave it: joining them costs as much again as all the rest of a 1.7 MB reply.
+    async def receive(self, sink: Sink) -> None:
+        """Put the body into `sink`, until it is complete or the sink stops.
 
         Raises:
             TransferBroken: It ended before its length, or the connection broke.
         """
+        await self._connection.receive(sink)
+
+    async def hold(self, limit_bytes: int) -> Held:
+        """Return the body if it has no more than `limit_bytes`, else the start of it.
+
+        Raises:
+            TransferBroken: As `receive` does.
+        """
+        held = Held(self._blocks, limit_bytes)
+        if self.length is None or self.length <= limit_bytes:
+            await self.receive(held)
+        return held
+
+    async def pass_on(self, wire: Wire) -> None:
+        """Send the body to a client as it comes; ends early where the client has gone.
+
+        Raises:
+            TransferBroken: As `receive` does.
+        """
+        block = self._blocks.take()
+        passed = Passed(block, wire)
         try:
-            async for chunk, _ in self._response.content.iter_chunks():
-                if chunk:
-                    yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise TransferBroken(f"the env server broke off its reply: {type(error).__name__}") from error
+            await self.receive(passed)
+            await wire.drained()
+        finally:
+            passed.end()
+        if not wire.is_gone:  # else the transport may still hold it
+            self._blocks.give_back(block)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes.
+
+        Raises:
+            TransferBroken: As `receive` does.
+        """
+        is_last = False
+        while not is_last:
+            held = Held(self._blocks, 0)
+            await self.receive(held)
+            is_last = self.is_complete
+            for piece in held.pieces:
+                yield bytes(piece)
+            held.release()
 
     async def snippet(self) -> bytes:
         """Return the start of the body, up to `SNIPPET_BYTES`.
 
         Raises:
-            TransferBroken: As `chunks` does.
+            TransferBroken: As `receive` does.
         """
-        start = bytearray()
-        async with aclosing(self.chunks()) as chunks:
-            async for chunk in chunks:
-                start += chunk
-                if len(start) >= SNIPPET_BYTES:
-                    break
-        return bytes(start[:SNIPPET_BYTES])
+        held = Held(self._blocks, SNIPPET_BYTES)
+        await self.receive(held)
+        start = b"".join(held.pieces)[:SNIPPET_BYTES]
+        held.release()
+        return start
 
 
 class Upstream:
-    """Keeps connections to env servers. An async context manager; usable inside it only."""
+    """Makes calls, and keeps connections. An async context manager; usable inside it only."""
 
     def __init__(self, connect_timeout_s: float, token: str | None) -> None:
-        self._connect_timeout_s = connect_timeout_s
         self._authorization = f"Bearer {token}" if token else None
-        self._session: aiohttp.ClientSession | None = None
+        self._lines = Lines(connect_timeout_s)
+        self.blocks = Blocks()
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        self._lines.close()
 
     @asynccontextmanager
     async def send(self, entry: RegistryEntry, call: Call) -> AsyncIterator[UpstreamReply]:
@@ -113,35 +132,16 @@ class Upstream:
         Raises:
             UpstreamError: No usable head of a reply came.
         """
-        assert self._session is not None, "used outside its context"
-        headers = list(call.headers)
-        if authorization := f"Bearer {call.token}" if call.token else self._authorization:
-            headers.append(("Authorization", authorization))
-        url = URL(f"{entry.url}{call.path}{'?' if call.query else ''}{call.query}", encoded=True)
         try:
-            response = await self._session.request(
-                call.method, url, headers=headers, data=call.body, allow_redirects=False
-            )
-        except aiohttp.ClientConnectorError as error:
-            raise UpstreamError(
-                "the env server cannot be connected to", phase="connect", cause=type(error).__name__
-            ) from error
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise UpstreamError(
-                f"the env server did not take a connection within {self._connect_timeout_s:g} s",
-                phase="connect",
-                cause=type(error).__name__,
-            ) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise UpstreamError(
-                "the env server ended the connection without a usable reply", phase="head", cause=type(error).__name__
-            ) from error
+            to = origin(entry.url)
+            head = request_head(call, to, f"Bearer {call.token}" if call.token else self._authorization)
+        except ValueError as error:
+            raise UpstreamError(f"the call cannot be sent: {error}", phase="connect", cause="ValueError") from error
+        connection = await self._lines.take(to)
         try:
-            if response.status not in _KNOWN_STATUSES:
-                raise UpstreamError(f"the env server answered status {response.status}", phase="head")
-            yield UpstreamReply(response)
+            yield UpstreamReply(connection, await connection.call(head, framed(call)), self.blocks)
         finally:
-            response.close() if not response.content.is_eof() else response.release()
+            self._lines.give_back(to, connection)
 
     async def post(self, entry: RegistryEntry, path: str, headers: Headers, timeout_s: float) -> int | None:
         """Return the status of a call without a body, None where no reply came within `timeout_s`."""
@@ -151,6 +151,14 @@ class Upstream:
     async def is_alive(self, entry: RegistryEntry, timeout_s: float) -> bool:
         """Return whether the env server of `entry` answers anything at all within `timeout_s`."""
         return await self.read(entry, "/livez", timeout_s) is not None
+
+    async def state(self, entry: RegistryEntry, timeout_s: float) -> EnvState | None:
+        """Return what the env server of `entry` says of its episode, None where it does not within `timeout_s`."""
+        text = await self.read(entry, "/state", timeout_s)
+        try:
+            return EnvState.model_validate_json(text) if text is not None else None
+        except ValidationError:
+            return None
 
     async def read(self, entry: RegistryEntry, path: str, timeout_s: float) -> bytes | None:
         """Return the start of what `path` of an env server holds, None where no reply came within `timeout_s`."""
