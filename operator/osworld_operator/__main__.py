@@ -63,15 +63,18 @@ async def _run(settings: OperatorSettings) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 keepers = Keepers(tools, tasks)
-                tasks.create_task(lease.keep(keepers.wake_all))
                 runner = web.AppRunner(application(keepers, lease, Callers(cluster), metrics), access_log=None)
                 await runner.setup()
                 site = web.TCPSite(runner, settings.operator_host, settings.operator_port)
                 await site.start()
                 logger.info("operator: listening on %s", ", ".join(str(address) for address in runner.addresses))
+                lease.url = _url(settings.operator_address, runner.addresses[0][1])
+                tasks.create_task(lease.keep(keepers.wake_all))
                 watches = kopf.operator(
                     registry=kopf_registry(keepers, tools),
                     settings=kopf_settings(),
+                    # Else kopf asks for the user's name, and an image's user has none.
+                    identity=name,  # type: ignore[arg-type]  # a NewType of str, of a module that is kopf's own
                     standalone=True,
                     clusterwide=not settings.namespaces,
                     namespaces=settings.namespaces,
@@ -86,6 +89,11 @@ async def _run(settings: OperatorSettings) -> None:
         finally:
             await lease.release()
             await servers.close()
+
+
+def _url(address: str, port: int) -> str:
+    """Return where other operators reach this one, empty where nobody said."""
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}" if address else ""
 
 
 class _StopError(Exception):

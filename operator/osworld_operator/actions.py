@@ -10,6 +10,8 @@ class Create:
     """Make the pod of a free slot."""
 
     slot: int
+    avoid: tuple[str, ...] = ()
+    """Nodes that have spares: this one is better on another, if it fits there."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Drain:
     """Ask an env server to take no new episode. It refuses while it is busy."""
 
     pod: PodView
+    is_swap: bool = False
+    """It makes room for a pod of the present spec, beyond what may be away."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from osworld_operator.cluster import Cluster
 from osworld_operator.decide import is_broken, is_silent
 from osworld_operator.errors import ClusterError, ConflictError, NotFoundError, RefusedError
 from osworld_operator.metrics import OperatorMetrics
+from osworld_operator.owner import keeper_of, owner_uid
 from osworld_operator.view import Hold, NodeState, PodView
 from osworld_operator.wishes import entry
 
@@ -99,8 +100,25 @@ class Acts:
         return await self._done(outcome, action, self._cluster.delete_pod(self._namespace, action.pod, grace_s))
 
     async def _create(self, outcome: Outcome, action: Create) -> bool:
-        manifest = env_pod(self._env, self._children, action.slot)
-        return await self._done(outcome, action, self._cluster.create_pod(manifest))
+        return await self._done(outcome, action, self._create_pod(action))
+
+    async def _create_pod(self, action: Create) -> None:
+        """Create the pod of a slot.
+
+        Raises:
+            RefusedError: Its name is that of somebody else's pod: looking again would not help.
+        """
+        manifest = env_pod(self._env, self._children, action.slot, action.avoid)
+        try:
+            await self._cluster.create_pod(manifest)
+        except ConflictError:
+            name = manifest["metadata"]["name"]
+            found = await self._cluster.pod(self._namespace, name)
+            if found is None or owner_uid(found) == self._env.metadata.uid:
+                raise
+            owner = keeper_of(found)
+            whose = f"{owner['kind']} {owner['name']}" if owner else "nobody"
+            raise RefusedError(f"the name {name} is taken by a pod of {whose}") from None
 
     async def _done(self, outcome: Outcome, action: Action, call: Coroutine[Any, Any, None]) -> bool:
         """Await `call`, count it, and return whether it came through."""

@@ -11,7 +11,7 @@ from osworld_contract.crd import OSWorldEnv
 from osworld_contract.kube_names import SECRET_KEY_TOKEN, SECRET_KEY_UPSTREAM_TOKEN, tokens_secret_name
 from osworld_operator.child_settings import ChildSettings
 from osworld_operator.owner import env_selector_text, metadata
-from osworld_operator.pod import env_pod, pod_revision
+from osworld_operator.pod import env_pod, pod_revision, pod_spec
 from osworld_operator.policies import env_policy, router_policy
 from osworld_operator.router_children import deployment, disruption_budget, rights, service, service_url
 
@@ -21,6 +21,7 @@ __all__ = [
     "env_pod",
     "env_selector_text",
     "pod_revision",
+    "pod_spec",
     "service_url",
     "tokens_secret",
 ]

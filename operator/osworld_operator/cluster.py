@@ -88,11 +88,7 @@ class Cluster:
 
     async def secret(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Return a Secret, or None."""
-        try:
-            found: dict[str, Any] = await self._api.call("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}")
-        except NotFoundError:
-            return None
-        return found
+        return await self._found(f"/api/v1/namespaces/{namespace}/secrets/{name}")
 
     async def pods(self, namespace: str, pool: str) -> list[dict[str, Any]]:
         """Return a pool's env pods as they are now: never from a cache, which may be older than our own writes."""
@@ -100,6 +96,17 @@ class Cluster:
             "GET", f"/api/v1/namespaces/{namespace}/pods", query={"labelSelector": env_selector_text(pool)}
         )
         return list(found["items"])
+
+    async def pod(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return a pod, or None."""
+        return await self._found(f"/api/v1/namespaces/{namespace}/pods/{name}")
+
+    async def _found(self, path: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = await self._api.call("GET", path)
+        except NotFoundError:
+            return None
+        return found
 
     async def user_of(self, token: str, audience: str) -> str | None:
         """Return whose token this is, None where it is nobody's or was not made for `audience`."""
@@ -188,7 +195,7 @@ class Cluster:
             "count": 1,
         }
         try:
-            await self._api.call("POST", f"/api/v1/namespaces/{head['namespace']}/events", body)
+            await self._write("POST", f"/api/v1/namespaces/{head['namespace']}/events", body)
         except ClusterError as error:
             logger.warning("event %s of %s/%s was lost: %s", reason, head["namespace"], head["name"], error)
 

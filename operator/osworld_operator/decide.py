@@ -7,14 +7,22 @@ Moves of env_idx come first, for a trainer waits for them; then removals, then n
 - A pod that is alive is deleted only when its env server has agreed to take no more episodes, or cannot have any, or
   when a router has turned away from it.
 - Pods that cannot be scheduled count as pods: they are held, not churned.
+- An update waits for idle pods, `maxUnavailable` at a time. Where the cluster has no room for the whole pool, one that
+  is idle makes room (`swaps`).
 - A lost node's pods are replaced beside them. Their names stay taken, and nobody deletes them but the cluster.
+- Pods of an OSWorldEnv of the same name before are left to the cluster: they may be in an episode. Their names stay
+  taken, and their env_idx are this pool's: routers would go on asking them.
+- Spares are kept on more than one node (`apart`), by the choice of which get numbers and of where new pods go. A spare
+  is replaced for it only in a pool that is whole.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from osworld_contract.crd import UpdateStrategy
 from osworld_operator.actions import Action, Assign, Create, Delete, Drain, Release
+from osworld_operator.apart import misplaced, spares_of
 from osworld_operator.view import NodeState, PodView, PoolView
 
 STUCK_S: Final = 20.0
@@ -32,6 +40,12 @@ emulation that fetches an image again takes minutes."""
 CREATES_MAX: Final = 100
 """New pods in one round, so that a mistake in a spec does not fill a cluster before anybody sees it."""
 
+AVOIDED_MAX: Final = 8
+"""Nodes that a new pod is asked to keep away from. Where more have spares, one more there does no harm."""
+
+PLACED_MAX: Final = 50
+"""Spares among which one is chosen by its node: of more, some are left on each, and a thousand new pods are quick."""
+
 PODS_PER_WANTED: Final = 2
 """Lost pods are replaced beside them, up to so many pods in all. Where the replacements are lost as well, more will not
 help."""
@@ -41,6 +55,7 @@ def decide(view: PoolView) -> list[Action]:
     """Return what to do now. No action means that the pool is as its spec asks, or that only waiting helps."""
     holders = view.holders
     moves: list[Action] = [*_released_twins(view, holders), *_moves(view, holders)]
+    taken = {pod.slot for pod in (*view.pods, *view.foreign)}
     doomed = {pod.uid: pod for pod in view.pods if _is_hopeless(pod)}
     leaving = [pod for pod in view.pods if pod.is_alive and pod.uid not in doomed and _must_leave(pod, view)]
     kept = [pod for pod in view.pods if pod.is_alive and pod.uid not in doomed and not _must_leave(pod, view)]
@@ -51,14 +66,17 @@ def decide(view: PoolView) -> list[Action]:
     surplus = list(_surplus(kept, -missing, assigned))
     outdated = list(_outdated([pod for pod in kept if pod not in surplus and pod.uid not in assigned], view, missing))
     dying = [pod for pod in view.pods if pod.is_terminating and _needs_drain(pod, holders)]
-    return [
+    avoid = tuple(sorted(spares_of([pod for pod in kept if pod.uid not in assigned])))
+    actions: list[Action] = [
+        *(Release(pod) for pod in view.foreign if pod.env_idx is not None),
         *moves,
         *(Delete(pod, is_at_once=pod.is_retired) for pod in doomed.values() if not pod.is_terminating),
         *(_farewell(pod) for pod in (*leaving, *surplus)),
         *outdated,
         *(Drain(pod) for pod in dying),
-        *(Create(slot) for slot in _free_slots(view.pods, room)),
+        *(Create(slot, avoid if len(avoid) <= AVOIDED_MAX else ()) for slot in _free_slots(taken, room)),
     ]
+    return actions or [Drain(pod) for pod in _idle_misplaced(view, wanted)]
 
 
 def is_broken(pod: PodView) -> bool:
@@ -86,16 +104,37 @@ def _released_twins(view: PoolView, holders: dict[int, PodView]) -> Iterator[Rel
 
 
 def _moves(view: PoolView, holders: dict[int, PodView]) -> Iterator[Assign]:
-    """Give each env_idx that nobody serves to a spare: the oldest, of the present spec if there is one."""
+    """Give each env_idx that nobody serves to a spare.
+
+    Of one with no old episode if there is one, then of the present spec, then of a node with more spares than others,
+    then the oldest.
+    """
     spares = [pod for pod in view.pods if can_take(pod)]
-    spares.sort(key=lambda pod: (pod.silent_s is not None, pod.revision != view.revision, pod.created_s, pod.slot))
+    spares.sort(key=lambda pod: _rank(pod, view, Counter[str]()))
     for idx in range(view.replicas):
         holder = holders.get(idx)
         is_wished = holder is not None and view.is_wished_away(holder)
         if spares and (holder is None or is_wished or is_broken(holder)):
             # Whose env server has ended is in the middle of nothing: it comes back clean, and may be a spare.
             may_be_at_work = holder is not None and not holder.is_down
-            yield Assign(spares.pop(0), idx, holder, is_wished and may_be_at_work)
+            on_node = spares_of(spares) if len(spares) <= PLACED_MAX else Counter[str]()
+            spare = min(spares, key=lambda pod: _rank(pod, view, on_node)) if on_node else spares[0]
+            spares.remove(spare)
+            yield Assign(spare, idx, holder, is_wished and may_be_at_work)
+
+
+def _rank(pod: PodView, view: PoolView, on_node: Counter[str]) -> tuple[bool, bool, bool, int, float, int]:
+    """Return what orders spares, the first one to be given a number first."""
+    beside = on_node[pod.node_name] if pod.node_name is not None else 0
+    was_cut_off = pod.is_busy is True  # it has an episode of an env_idx that it has lost
+    return pod.silent_s is not None, was_cut_off, pod.revision != view.revision, -beside, pod.created_s, pod.slot
+
+
+def _idle_misplaced(view: PoolView, wanted: int) -> list[PodView]:
+    """Return the spare that is to go elsewhere, if the pool can be without it for a while."""
+    is_whole = len(view.pods) == wanted and all(pod.is_ready and not is_broken(pod) for pod in view.pods)
+    pod = misplaced(view) if is_whole else None
+    return [] if pod is None else [pod]
 
 
 def _is_hopeless(pod: PodView) -> bool:
@@ -145,11 +184,18 @@ def _outdated(kept: list[PodView], view: PoolView, missing: int) -> Iterator[Act
     away = max(missing, 0) + sum(not pod.is_ready for pod in kept if pod not in waiting) + len(waiting)
     idle = [pod for pod in outdated if pod.is_ready and pod.is_busy is not True and not is_silent(pod)]
     idle.sort(key=lambda pod: (pod.env_idx is not None, pod.is_busy is None, pod.created_s, pod.slot))
-    yield from (Drain(pod) for pod in idle[: max(view.max_unavailable - away, 0)])
+    count = view.max_unavailable - away
+    is_swap = count < 1 and view.may_swap and not waiting and _has_only_no_room(kept, view)
+    yield from (Drain(pod, is_swap) for pod in idle[: 1 if is_swap else max(count, 0)])
 
 
-def _free_slots(pods: tuple[PodView, ...], count: int) -> list[int]:
-    taken = {pod.slot for pod in pods}
+def _has_only_no_room(kept: list[PodView], view: PoolView) -> bool:
+    """Return whether every pod that is away waits for a node, and none ends that would leave one."""
+    is_settled = all(pod.is_alive or pod.node is NodeState.LOST for pod in view.pods)
+    return is_settled and all(pod.is_ready or (pod.hold and pod.node is NodeState.NONE) for pod in kept)
+
+
+def _free_slots(taken: set[int], count: int) -> list[int]:
     free: list[int] = []
     slot = 0
     while len(free) < count:

@@ -8,7 +8,7 @@ from typing import Final
 
 import aiohttp
 
-from osworld_contract.names import ENV_SERVER_PORT, HEADER_UID
+from osworld_contract.names import ENV_SERVER_PORT, HEADER_EPOCH, HEADER_UID
 from osworld_contract.registry import env_server_url
 from osworld_contract.wire import EnvState, Phase
 from osworld_operator.observe import Heard, Report
@@ -26,8 +26,8 @@ OFTEN_S: Final = 2.0
 SELDOM_S: Final = 30.0
 """Between two questions to any other, for the counts of the status: a thousand idle envs cost 33 calls a second."""
 
-Ask = Callable[[str, str, str], Awaitable[Report | None]]
-"""Address, uid of the pod, and token to a report."""
+Ask = Callable[[str, str, str, int], Awaitable[Report | None]]
+"""Address, uid of the pod, token, and the oldest epoch that is not over for this pod, to a report."""
 
 BUSY_PHASES: Final = frozenset({Phase.RESETTING, Phase.RUNNING, Phase.DONE, Phase.EVALUATING})
 
@@ -44,16 +44,19 @@ class EnvServers:
         """End all calls."""
         await self._session.close()
 
-    async def state(self, address: str, uid: str, token: str) -> Report | None:
-        """Return what an env server is at, or None where it does not say, or another pod has its address."""
-        return await self._ask("GET", f"{env_server_url(address, self._port)}/state", uid, token)
+    async def state(self, address: str, uid: str, token: str, epoch: int) -> Report | None:
+        """Return what an env server is at, or None where it does not say, or another pod has its address.
 
-    async def drain(self, address: str, uid: str, token: str) -> Report | None:
-        """Ask for a drain. A busy one refuses. None as `state`: nobody else is drained."""
-        return await self._ask("POST", f"{env_server_url(address, self._port)}/drain", uid, token)
+        Once it has answered, it refuses routers that know of nothing newer than before `epoch`.
+        """
+        return await self._ask("GET", f"{env_server_url(address, self._port)}/state", uid, token, epoch)
 
-    async def _ask(self, method: str, url: str, uid: str, token: str) -> Report | None:
-        headers = {"Authorization": f"Bearer {token}", HEADER_UID: uid}
+    async def drain(self, address: str, uid: str, token: str, epoch: int) -> Report | None:
+        """Ask for a drain. A busy one refuses. None and `epoch` as with `state`: nobody else is drained."""
+        return await self._ask("POST", f"{env_server_url(address, self._port)}/drain", uid, token, epoch)
+
+    async def _ask(self, method: str, url: str, uid: str, token: str, epoch: int) -> Report | None:
+        headers = {"Authorization": f"Bearer {token}", HEADER_UID: uid, HEADER_EPOCH: str(epoch)}
         try:
             async with (
                 self._limit,
@@ -79,6 +82,8 @@ class Reports:
         self._asked: dict[str, float] = {}
         self._under_way: set[str] = set()
         self._silent_since: dict[str, float] = {}
+        self._fenced: set[str] = set()
+        """Without an env_idx, and told so: a router that missed it is refused."""
         self.known: dict[str, Report] = {}
         """By the pods' uids."""
 
@@ -94,35 +99,42 @@ class Reports:
         self._asked = {uid: when for uid, when in self._asked.items() if uid in uids}
         self._silent_since = {uid: when for uid, when in self._silent_since.items() if uid in uids}
         self.known = {uid: report for uid, report in self.known.items() if uid in uids}
+        self._fenced &= {pod.uid for pod in pods if pod.env_idx is None}
 
-    def refresh(self, pods: Mapping[PodView, bool], token: str) -> None:
-        """Ask the pods whose last answer is too old. The flag says that a decision waits for the answer."""
+    def is_unfenced(self, pod: PodView) -> bool:
+        """Return whether `pod` may have had an env_idx, has none, and does not know it."""
+        return pod.env_idx is None and pod.uid in self.known and pod.uid not in self._fenced
+
+    def refresh(self, pods: Mapping[PodView, bool], token: str, next_epoch: int) -> None:
+        """Ask the pods whose last answer is too old. The flag says that something waits for the answer."""
         now = time.monotonic()
         for pod, is_urgent in pods.items():
             if not pod.is_ready:
                 self._silent_since.pop(pod.uid, None)  # the kubelet says as much
             age_s = now - self._asked.get(pod.uid, 0.0)
-            if pod.address and age_s >= (OFTEN_S if is_urgent else SELDOM_S):
-                self._start(pod, self._servers.state, token)
+            is_late = self.is_unfenced(pod) and pod.uid not in self._silent_since
+            if pod.address and (is_late or age_s >= (OFTEN_S if is_urgent else SELDOM_S)):
+                self._start(pod, self._servers.state, token, next_epoch)
 
-    def drain(self, pod: PodView, token: str) -> None:
+    def drain(self, pod: PodView, token: str, next_epoch: int) -> None:
         """Ask for a drain, unless this pod is being asked or has just refused."""
         known = self.known.get(pod.uid)
         has_refused = known is not None and known.is_busy
         if pod.address and not (has_refused and time.monotonic() - self._asked.get(pod.uid, 0.0) < OFTEN_S):
-            self._start(pod, self._servers.drain, token)
+            self._start(pod, self._servers.drain, token, next_epoch)
 
-    def _start(self, pod: PodView, ask: Ask, token: str) -> None:
+    def _start(self, pod: PodView, ask: Ask, token: str, next_epoch: int) -> None:
         if pod.uid in self._under_way:
             return
         self._under_way.add(pod.uid)
-        self._tasks.create_task(self._note(pod, ask, token))
+        epoch = next_epoch if pod.env_idx is None else pod.epoch
+        self._tasks.create_task(self._note(pod, ask, token, epoch))
 
-    async def _note(self, pod: PodView, ask: Ask, token: str) -> None:
+    async def _note(self, pod: PodView, ask: Ask, token: str, epoch: int) -> None:
         began = time.monotonic()
         try:
             assert pod.address is not None  # the callers look
-            report = await ask(pod.address, pod.uid, token)
+            report = await ask(pod.address, pod.uid, token, epoch)
         finally:
             self._under_way.discard(pod.uid)
         self._asked[pod.uid] = time.monotonic()
@@ -132,5 +144,7 @@ class Reports:
         else:
             self._silent_since.pop(pod.uid, None)
             self.known[pod.uid] = report
+            if pod.env_idx is None:
+                self._fenced.add(pod.uid)
         if report is not None and report != before:
             self._tell()

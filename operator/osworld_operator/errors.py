@@ -5,6 +5,7 @@ ClusterError
 ├── ConflictError     409: somebody was faster; look again
 ├── RefusedError      other 4xx: the API server will say the same again
 └── UnavailableError  5xx, 429, no connection, no answer in time
+    └── NotLeadingError   another operator is the one writer, or none is: nothing was sent
 """
 
 from http import HTTPStatus
@@ -34,6 +35,10 @@ class RefusedError(ClusterError):
 
 class UnavailableError(ClusterError):
     """The API server did not answer, or not now."""
+
+
+class NotLeadingError(UnavailableError):
+    """This operator may not write now."""
 
 
 def cluster_error(status: int, message: str) -> ClusterError:

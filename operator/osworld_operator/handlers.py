@@ -63,6 +63,8 @@ class Keepers:
             await keeper.run()
         finally:
             self._by_pool.pop((keeper.namespace, keeper.name), None)
+        if keeper.is_woken:  # as it left: there may be another OSWorldEnv of that name
+            self.see_env(keeper.namespace, keeper.name)
 
 
 def kopf_registry(keepers: Keepers, tools: Tools) -> kopf.OperatorRegistry:

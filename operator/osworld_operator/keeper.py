@@ -17,20 +17,30 @@ from pydantic import ValidationError
 
 from osworld_contract.crd import ConditionReason, OSWorldEnv
 from osworld_contract.kube_names import SECRET_KEY_UPSTREAM_TOKEN, tokens_secret_name
-from osworld_operator.actions import Action, Assign, Create, Drain
+from osworld_operator.actions import Action, Assign, Drain
 from osworld_operator.acts import Acts, Outcome
+from osworld_operator.apart import Parting
 from osworld_operator.child_settings import ChildSettings
-from osworld_operator.children import applied_children, pod_revision, tokens_secret
+from osworld_operator.children import applied_children, pod_revision, pod_spec, tokens_secret
 from osworld_operator.clock import now
 from osworld_operator.cluster import Cluster
 from osworld_operator.decide import STUCK_S, decide
 from osworld_operator.env_servers import EnvServers, Reports
-from osworld_operator.errors import ClusterError, ConflictError, NotFoundError, RefusedError
+from osworld_operator.errors import (
+    ClusterError,
+    ConflictError,
+    NotFoundError,
+    NotLeadingError,
+    RefusedError,
+    UnavailableError,
+)
 from osworld_operator.metrics import OperatorMetrics
 from osworld_operator.nodes import NodeBook
 from osworld_operator.observe import pool_view
+from osworld_operator.owner import owner_uid
 from osworld_operator.secret_values import secret_value
 from osworld_operator.status import invalid_status, pool_status
+from osworld_operator.swaps import Swaps
 from osworld_operator.view import Hold, NodeState, PodView, PoolView
 from osworld_operator.wishes import Wishes
 
@@ -79,16 +89,24 @@ class PoolKeeper:
         """When a round ended last, well or not, on the monotonic clock."""
         self._tools = tools
         self._woken = asyncio.Event()
-        self._applied: tuple[int, float] | None = None
+        self._applied: tuple[tuple[str, int], float] | None = None
+        """Uid and generation of what was applied last, and when: another OSWorldEnv of this name may follow at once."""
         self._token: str | None = None
         self._refused_child: Hold | None = None
         """What the API server said against the router or what is around it."""
         self._refused_pod: Hold | None = None
-        """What it said against a new pod, the last time that one was tried."""
+        """What it said against a pod in the last round: what is still wanted is asked for in every one."""
         self._reports: Reports | None = None
         self._urgent = asyncio.Event()
+        self._parting = Parting()
+        self._swaps = Swaps()
         self.wishes = Wishes(self._hurry)
         """Of the pool's routers."""
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether something has happened since the last round began."""
+        return self._woken.is_set()
 
     def _hurry(self) -> None:
         """Begin a round now: a trainer waits for it."""
@@ -108,10 +126,13 @@ class PoolKeeper:
                 self._woken.clear()
                 self._urgent.clear()
                 began = time.monotonic()
-                result = "failed"
+                result: str | None = "failed"
                 try:
                     wait_s = await self._round()
                     result, retry_s = "ok", RETRY_FIRST_S
+                except NotLeadingError:  # the lease wakes all keepers when it is held
+                    result, wait_s = None, RESYNC_S
+                    self._tools.metrics.stand_by(self.namespace, self.name)
                 except ConflictError as error:
                     logger.info("pool %s/%s: looking again: %s", self.namespace, self.name, error)
                     result, wait_s = "conflict", 0.0
@@ -122,8 +143,9 @@ class PoolKeeper:
                     logger.exception("pool %s/%s: a defect; again in %g s", self.namespace, self.name, RETRY_MAX_S)
                     wait_s = RETRY_MAX_S
                 self.last_round_s = time.monotonic()
-                labels = (self.namespace, self.name, result)
-                self._tools.metrics.reconcile_seconds.labels(*labels).observe(self.last_round_s - began)
+                if result is not None:
+                    labels = (self.namespace, self.name, result)
+                    self._tools.metrics.reconcile_seconds.labels(*labels).observe(self.last_round_s - began)
                 if wait_s is None:
                     break
                 await self._sleep(wait_s)
@@ -152,24 +174,32 @@ class PoolKeeper:
             return RESYNC_S
         await tools.nodes.refresh()
         await self._apply(env)
-        pods = [pod for pod in await cluster.pods(self.namespace, self.name) if _owner_uid(pod) == env.metadata.uid]
+        pods = await cluster.pods(self.namespace, self.name)
         revision = pod_revision(env, tools.children)
         assert self._reports is not None  # made before the first round
-        view = pool_view(env, revision, pods, tools.nodes.states, self._reports.heard, time.time())
-        view = replace(view, wishes=self.wishes.open)
+        hosts = tools.nodes.for_pods(pod_spec(env, tools.children))
+        view = pool_view(env, revision, pods, tools.nodes.states_for(hosts), self._reports.heard, time.time())
+        view = replace(view, wishes=self.wishes.open, hosts=hosts)
+        view = replace(view, may_part=self._parting.may_try(view))
+        view = replace(view, may_swap=self._swaps.may_try(view, time.monotonic()))
         actions = decide(view)
+        if pod := self._swaps.note(view, actions):
+            logger.info("pool %s/%s: %s makes room for one of the new spec", self.namespace, self.name, pod.name)
+        if pod := self._parting.note(view, actions):
+            logger.info(
+                "pool %s/%s: %s makes way for a spare off %s", self.namespace, self.name, pod.name, pod.node_name
+            )
         outcome = await Acts(cluster, tools.children, tools.metrics, env).do(found, actions)
         tried = frozenset(action.env_idx for action in actions if isinstance(action, Assign))
         self.wishes.settle(view, outcome.moved, tried)
-        if outcome.refusals or any(isinstance(action, Create) for action in actions):
-            self._refused_pod = outcome.refusals[0] if outcome.refusals else None
+        self._refused_pod = outcome.refusals[0] if outcome.refusals else None
         await self._write_status(outcome.env, view, actions)
-        return min(self._ask(view, actions), _again_s(outcome))
+        return min(self._ask(view, actions, env.status.last_epoch + 1), _again_s(outcome))
 
     async def _apply(self, env: OSWorldEnv) -> None:
         """Make tokens, router and policies as they should be, after a change of the spec and now and then."""
-        generation, at_s = env.metadata.generation, time.monotonic()
-        if self._applied and self._applied[0] == generation and at_s - self._applied[1] < APPLY_AGAIN_S:
+        present, at_s = (env.metadata.uid, env.metadata.generation), time.monotonic()
+        if self._applied and self._applied[0] == present and at_s - self._applied[1] < APPLY_AGAIN_S:
             return
         self._token = await self._upstream_token(env)
         self._refused_child = None
@@ -179,7 +209,7 @@ class PoolKeeper:
             except RefusedError as error:  # a Service that is refused keeps no pod from its work
                 named = f"{manifest['kind']} {manifest['metadata']['name']}: {error.message}"
                 self._refused_child = Hold(ConditionReason.POD_REFUSED, named)
-        self._applied = (generation, at_s)
+        self._applied = (present, at_s)
 
     async def _upstream_token(self, env: OSWorldEnv) -> str:
         """Return what env servers ask for; make it with the pool's first round."""
@@ -195,6 +225,8 @@ class PoolKeeper:
             found = await self._tools.cluster.secret(self.namespace, name)
         if found is None:
             raise NotFoundError(f"the Secret {name} is gone")
+        if owner_uid(found) not in (None, env.metadata.uid):
+            raise UnavailableError(f"the Secret {name} is of an OSWorldEnv before this one, and goes with it")
         return secret_value(found, SECRET_KEY_UPSTREAM_TOKEN)
 
     async def _write_status(self, found: dict[str, Any], view: PoolView, actions: Sequence[Action]) -> None:
@@ -222,17 +254,21 @@ class PoolKeeper:
         if status != before:
             await self._tools.cluster.write_status(found, status)
 
-    def _ask(self, view: PoolView, actions: Sequence[Action]) -> float:
+    def _ask(self, view: PoolView, actions: Sequence[Action], next_epoch: int) -> float:
         """Ask env servers what they are at. Return how long the next round may wait."""
         assert self._reports is not None and self._token is not None  # both made before
         drained = {action.pod.uid for action in actions if isinstance(action, Drain)}
         for action in actions:
             if isinstance(action, Drain):
-                self._reports.drain(action.pod, self._token)
-        urgent = {pod: _awaits_answer(pod, view) or pod.uid in drained for pod in view.pods if _can_answer(pod)}
+                self._reports.drain(action.pod, self._token, next_epoch)
+        urgent = {
+            pod: _awaits_answer(pod, view) or pod.uid in drained or self._reports.is_unfenced(pod)
+            for pod in view.pods
+            if _can_answer(pod)
+        }
         self._reports.forget_all_but(view.pods)
         self._reports.refresh(
-            {pod: is_urgent for pod, is_urgent in urgent.items() if pod.uid not in drained}, self._token
+            {pod: is_urgent for pod, is_urgent in urgent.items() if pod.uid not in drained}, self._token, next_epoch
         )
         stuck_in_s = [
             STUCK_S - pod.unready_s for pod in view.pods if pod.unready_s is not None and pod.unready_s < STUCK_S
@@ -259,8 +295,3 @@ def _awaits_answer(pod: PodView, view: PoolView) -> bool:
     is_high = pod.env_idx is not None and pod.env_idx >= view.replicas
     is_odd = pod.unready_s is not None or pod.is_terminating or pod.node is NodeState.LEAVING
     return is_outdated or is_high or is_odd or pod.is_sent_away
-
-
-def _owner_uid(pod: dict[str, Any]) -> str | None:
-    owners = pod["metadata"].get("ownerReferences", ())
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)

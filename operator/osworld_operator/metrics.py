@@ -40,6 +40,16 @@ class OperatorMetrics:
             registry=self.registry,
         )
 
+        self.leader = Gauge(
+            f"{METRIC_PREFIX}operator_leader",
+            "Whether this operator is the one writer (1) or stands by (0)",
+            registry=self.registry,
+        )
+
+    def stand_by(self, namespace: str, pool: str) -> None:
+        """Drop what only the leader knows of a pool."""
+        self.pool_envs.remove_by_labels({"namespace": namespace, "pool": pool})
+
     def forget(self, namespace: str, pool: str) -> None:
         """Drop the series of a pool that is gone."""
         for metric in (self.reconcile_seconds, self.actions, self.moves, self.pool_envs):

@@ -15,7 +15,9 @@ from osworld_contract.kube_names import (
     LABEL_REVISION,
     LABEL_SLOT,
 )
+from osworld_contract.redact import redact
 from osworld_operator.decide import SILENT_S
+from osworld_operator.owner import owner_uid
 from osworld_operator.view import Hold, NodeState, PodView, PoolView
 
 LOST_TAINTS: Final = frozenset({"node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"})
@@ -38,6 +40,16 @@ LEAVING_TAINTS: Final = frozenset(
 )
 """A node that is about to go. Sources: Kubernetes, "Well-Known Labels, Annotations and Taints"; the documentation of
 AWS Node Termination Handler, Karpenter, Cluster Autoscaler, and GKE's spot nodes."""
+
+PRESSURE_TAINTS: Final = frozenset(
+    {
+        "node.kubernetes.io/disk-pressure",
+        "node.kubernetes.io/memory-pressure",
+        "node.kubernetes.io/pid-pressure",
+    }
+)
+"""Source: Kubernetes, "Taint Nodes by Condition". They stay for five minutes after the pressure. Not one of them is
+``network-unavailable``: network plugins set it while they are restarted, and an upgrade of one would cost all pods."""
 
 EVER_READY_MARGIN_S: Final = 5.0
 """A pod's condition Ready is false from when the kubelet first sees it. A later change means it was ready between."""
@@ -79,11 +91,12 @@ def pool_view(
 ) -> PoolView:
     """Return the pool at `now_s` (Unix time)."""
     spec = env.spec
-    seen = (
-        pod_view(pod, nodes, heard.reports.get(pod["metadata"]["uid"]), spec.scheduling.kvm_resource, now_s)
-        for pod in pods
-    )
-    found = [pod for pod in seen if pod is not None]
+    found: list[PodView] = []
+    foreign: list[PodView] = []
+    for pod in pods:
+        report = heard.reports.get(pod["metadata"]["uid"])
+        if seen := pod_view(pod, nodes, report, spec.scheduling.kvm_resource, now_s):
+            (found if owner_uid(pod) == env.metadata.uid else foreign).append(seen)
     silent_s = {pod.uid: heard.silent_s[pod.uid] for pod in found if pod.is_ready and pod.uid in heard.silent_s}
     is_doubtful = len(silent_s) > DEAF_SHARE * sum(pod.is_ready for pod in found)
     if not is_doubtful:
@@ -95,6 +108,7 @@ def pool_view(
         strategy=spec.update.strategy,
         max_unavailable=spec.update.max_unavailable.of(spec.replicas),
         pods=tuple(sorted(found, key=lambda pod: pod.slot)),
+        foreign=tuple(foreign),
         is_deaf=is_doubtful and max(silent_s.values()) >= SILENT_S,
     )
 
@@ -112,6 +126,7 @@ def pod_view(
     ready = conditions.get("Ready", {})
     is_ready = ready.get("status") == "True"
     is_failed = status.get("phase") in ("Failed", "Succeeded")
+    unready_s = None if is_ready else _unready_s(ready, status, now_s)
     return PodView(
         name=head["name"],
         slot=slot,
@@ -124,7 +139,7 @@ def pod_view(
         is_ready=is_ready,
         is_down=is_failed or _server_is_down(status),
         is_failed=is_failed,
-        unready_s=None if is_ready else _unready_s(ready, status, now_s),
+        unready_s=unready_s,
         is_terminating="deletionTimestamp" in head,
         is_busy=report.is_busy if report else None,
         is_sent_away=ANNOTATION_DRAIN in head.get("annotations", {}),
@@ -132,7 +147,7 @@ def pod_view(
         is_retired=LABEL_RETIRED in labels,
         node=_node(spec.get("nodeName"), nodes),
         node_name=spec.get("nodeName"),
-        hold=_hold(conditions, status, kvm_resource),
+        hold=_hold(conditions, status, kvm_resource, is_new=not (is_ready or is_failed) and unready_s is None),
         address=status.get("podIP"),
     )
 
@@ -146,7 +161,7 @@ def node_state(node: dict[str, Any]) -> NodeState:
         return NodeState.LOST
     if node.get("spec", {}).get("unschedulable") or taints & LEAVING_TAINTS:
         return NodeState.LEAVING
-    return NodeState.SOUND
+    return NodeState.PRESSED if taints & PRESSURE_TAINTS else NodeState.SOUND
 
 
 def _node(name: str | None, nodes: Mapping[str, NodeState]) -> NodeState:
@@ -172,7 +187,7 @@ def _unready_s(ready: dict[str, Any], status: dict[str, Any], now_s: float) -> f
     return max(now_s - _time(since), 0.0)
 
 
-def _hold(conditions: dict[str, Any], status: dict[str, Any], kvm_resource: str) -> Hold | None:
+def _hold(conditions: dict[str, Any], status: dict[str, Any], kvm_resource: str, *, is_new: bool) -> Hold | None:
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         message = scheduled.get("message", "")
@@ -185,9 +200,22 @@ def _hold(conditions: dict[str, Any], status: dict[str, Any], kvm_resource: str)
         if waiting.get("reason") in CONFIG_REASONS:
             is_secret = "secret" in message.lower()
             return Hold(ConditionReason.SECRET_NOT_FOUND if is_secret else ConditionReason.POD_REFUSED, message)
-        if waiting.get("reason") in FAILING_REASONS:
-            return Hold(ConditionReason.PODS_FAILING, message)
+        end = _end(container)
+        # Between two back-offs it runs, and ends again: that it was never up is what holds the pod.
+        is_no_start = end is not None and container["name"] == CONTAINER_SERVER and is_new
+        if is_no_start or waiting.get("reason") in FAILING_REASONS:
+            return Hold(ConditionReason.PODS_FAILING, f"container {container['name']}: {end}" if end else message)
     return None
+
+
+def _end(container: dict[str, Any]) -> str | None:
+    """Return how a container ended last, None where it has not: in its own last words, if it had any."""
+    state, before = container.get("state", {}), container.get("lastState", {})
+    ended = state.get("terminated") or before.get("terminated")
+    if ended is None:
+        return None
+    words = [line.strip() for line in ended.get("message", "").splitlines() if line.strip()]
+    return redact(words[-1]) if words else f"{ended.get('reason', 'ended')}, exit code {ended.get('exitCode')}"
 
 
 def _unschedulable_reason(message: str, kvm_resource: str) -> ConditionReason:

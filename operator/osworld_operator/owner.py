@@ -55,6 +55,18 @@ def metadata(
     }
 
 
+def owner_uid(found: Mapping[str, Any]) -> str | None:
+    """Return the uid of what keeps an object, None where nothing does."""
+    owner = keeper_of(found)
+    return None if owner is None else owner["uid"]
+
+
+def keeper_of(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the reference to what keeps an object."""
+    owners = found["metadata"].get("ownerReferences", ())
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
 def owner_reference(env: OSWorldEnv) -> dict[str, Any]:
     """Return the reference by which the API server deletes a child after its OSWorldEnv. It blocks no deletion."""
     return {

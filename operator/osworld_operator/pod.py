@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from osworld_contract.crd import OSWorldEnv, OSWorldEnvSpec, Provider
@@ -14,7 +15,7 @@ from osworld_contract.kube_names import (
     LABEL_SLOT,
     env_pod_name,
 )
-from osworld_contract.names import ENV_SERVER_PORT
+from osworld_contract.names import ENV_SERVER_PORT, GUEST_HOSTNAME
 from osworld_operator.child_settings import ChildSettings
 from osworld_operator.owner import metadata, selector
 from osworld_operator.pod_parts import (
@@ -45,25 +46,29 @@ STOP_S: Final = 30
 REVISION_CHARS: Final = 10
 
 
-def env_pod(env: OSWorldEnv, settings: ChildSettings, slot: int) -> dict[str, Any]:
-    """Return the pod in `slot`: a spare, until the operator gives it an env_idx."""
+def env_pod(env: OSWorldEnv, settings: ChildSettings, slot: int, avoid: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the pod in `slot`: a spare, until the operator gives it an env_idx. Better on no node of `avoid`."""
     template = env.spec.pod_template
     name = env_pod_name(env.metadata.name, slot)
     head = metadata(env, name, COMPONENT_ENV, template.labels)
     head["labels"] |= {LABEL_SLOT: str(slot), LABEL_REVISION: pod_revision(env, settings)}
     head["annotations"] = {**template.annotations, "kubectl.kubernetes.io/default-container": CONTAINER_SERVER}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": head, "spec": _pod_spec(env, settings)}
+    spec = pod_spec(env, settings)
+    if avoid:  # no part of the revision: it is the moment's, and not the spec's
+        spec["affinity"] = _away_from(avoid, spec.get("affinity", {}))
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": head, "spec": spec}
 
 
 def pod_revision(env: OSWorldEnv, settings: ChildSettings) -> str:
     """Return a hash of all that an env pod is made from: pods of another revision are outdated."""
     template = env.spec.pod_template
-    made_from = [_pod_spec(env, settings), template.labels, template.annotations]
+    made_from = [pod_spec(env, settings), template.labels, template.annotations]
     text = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:REVISION_CHARS]
 
 
-def _pod_spec(env: OSWorldEnv, settings: ChildSettings) -> dict[str, Any]:
+def pod_spec(env: OSWorldEnv, settings: ChildSettings) -> dict[str, Any]:
+    """Return the spec that all env pods of the pool have in common."""
     spec = env.spec
     has_desktop = spec.desktop.provider is Provider.XVFB
     server = _server(env, settings)
@@ -73,6 +78,7 @@ def _pod_spec(env: OSWorldEnv, settings: ChildSettings) -> dict[str, Any]:
         containers.append(_desktop(spec, settings))
         volumes += desktop_volumes()
     return {
+        **({"hostname": GUEST_HOSTNAME} if has_desktop else {}),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "shareProcessNamespace": False,
@@ -133,6 +139,16 @@ def _scheduling(env: OSWorldEnv) -> dict[str, Any]:
     if scheduling.priority_class_name:
         found["priorityClassName"] = scheduling.priority_class_name
     return found
+
+
+def _away_from(nodes: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the affinity `given` with a preference for other nodes than `nodes`."""
+    # A field takes one name, so there is one requirement for each.
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in nodes]
+    wish = {"weight": 100, "preference": {"matchFields": fields}}
+    on_nodes = given.get("nodeAffinity", {})
+    key = "preferredDuringSchedulingIgnoredDuringExecution"
+    return {**given, "nodeAffinity": {**on_nodes, key: [*on_nodes.get(key, ()), wish]}}
 
 
 def _toleration(given: Toleration) -> dict[str, Any]:

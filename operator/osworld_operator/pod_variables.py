@@ -9,11 +9,12 @@ from osworld_contract.crd import Accelerator, OSWorldEnv, OSWorldEnvSpec, Provid
 from osworld_contract.desktop_control import CONTROL_FOLDER
 from osworld_contract.kube_names import SECRET_KEY_UPSTREAM_TOKEN, tokens_secret_name
 from osworld_contract.names import ENV_SERVER_PORT, ENV_TOKEN
-from osworld_contract.places import CACHE_VARIABLE, SYSTEM_CACHE
+from osworld_contract.places import CACHE_VARIABLE, SHARED_VARIABLE, SYSTEM_CACHE
+from osworld_contract.task_secrets import TASK_SECRETS
 from osworld_operator.child_settings import ChildSettings
 from osworld_operator.pod_parts import given_variable, secret_variable, variables
+from osworld_operator.pod_volumes import SHARED
 
-OPENAI_KEY: Final = "OPENAI_API_KEY"
 WORKER_MEMORY_MIB: Final = 2048
 """Limit of a task worker in a pod. A guess: the usual metrics need some 500."""
 
@@ -22,6 +23,7 @@ def server_variables(env: OSWorldEnv, settings: ChildSettings) -> list[dict[str,
     """Return the variables of the container ``server``. ``podTemplate.env`` wins, but over identity and tokens."""
     spec = env.spec
     ours = variables({**_episode(spec), **_desktop(spec), "OSWORLD_LOG_LEVEL": settings.log_level})
+    ours += _task_secrets(spec)
     given = [given_variable(variable) for variable in spec.pod_template.env]
     fixed = [*_identity(env), *_secrets(env)]
     by_name = {variable["name"]: variable for variable in (*ours, *given, *fixed)}
@@ -34,6 +36,7 @@ def _identity(env: OSWorldEnv) -> list[dict[str, Any]]:
         "OSWORLD_PORT": str(ENV_SERVER_PORT),
         "OSWORLD_POOL": env.metadata.name,
         CACHE_VARIABLE: str(SYSTEM_CACHE),
+        SHARED_VARIABLE: SHARED,
     }
     uid = {"name": "OSWORLD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
     return [*variables(fixed), uid]
@@ -45,9 +48,15 @@ def _secrets(env: OSWorldEnv) -> list[dict[str, Any]]:
     if spec.desktop.password is not None:
         reference = spec.desktop.password.secret_ref
         found.append(secret_variable("OSWORLD_GUEST_PASSWORD", reference.name, reference.key))
-    if spec.tasks.secret_ref is not None:
-        found.append(secret_variable(OPENAI_KEY, spec.tasks.secret_ref.name, OPENAI_KEY, optional=True))
     return found
+
+
+def _task_secrets(spec: OSWorldEnvSpec) -> list[dict[str, Any]]:
+    """Return what the env server hands on to the task worker: each key by its name, and none has to be there."""
+    if spec.tasks.secret_ref is None:
+        return []
+    secret = spec.tasks.secret_ref.name
+    return [secret_variable(name, secret, key, optional=True) for key, name in TASK_SECRETS.items()]
 
 
 def _episode(spec: OSWorldEnvSpec) -> dict[str, str]:
@@ -59,6 +68,7 @@ def _episode(spec: OSWorldEnvSpec) -> dict[str, str]:
         "OSWORLD_STEP_TIMEOUT_S": f"{episode.step_timeout.seconds:g}",
         "OSWORLD_EVALUATE_TIMEOUT_S": f"{episode.evaluate_timeout.seconds:g}",
         "OSWORLD_IDLE_TIMEOUT_S": f"{episode.idle_timeout.seconds:g}",
+        "OSWORLD_CANARY_EVERY_S": f"{episode.canary_every.seconds:g}",
         "OSWORLD_PAUSE_BETWEEN_STEPS": str(episode.pause_between_steps).lower(),
         "OSWORLD_ACTIONS": episode.actions,
         "OSWORLD_FORMAT_REWARD": episode.format_reward.value,
@@ -86,6 +96,18 @@ def _desktop(spec: OSWorldEnvSpec) -> dict[str, str]:
         "OSWORLD_QEMU_ACCELERATOR": accelerator(spec).value,
         "OSWORLD_QEMU_CPUS": str(desktop.cpus),
         "OSWORLD_QEMU_MEMORY_MIB": str(desktop.memory.mib),
+        **_snapshots(spec),
+    }
+
+
+def _snapshots(spec: OSWorldEnvSpec) -> dict[str, str]:
+    tasks = spec.snapshots.tasks
+    # As many for each pod as there may be for a node would fill its disk, and serve one env's resets alone.
+    is_shared = spec.cache.host_path is not None or spec.cache.persistent_volume_claim is not None
+    return {
+        "OSWORLD_TASK_SNAPSHOTS": str(tasks.enabled and is_shared).lower(),
+        "OSWORLD_TASK_SNAPSHOTS_MAX": str(tasks.max_per_node),
+        "OSWORLD_TASK_SNAPSHOTS_MAX_BYTES": str(int(tasks.max_bytes.value)),
     }
 
 

@@ -12,8 +12,9 @@ RUN: Final = "run"
 TMP: Final = "tmp"
 CONTROL: Final = "desktop-control"
 
-SHARED_FOLDERS: Final = ("fetched-images", "vm-templates", "downloads", "episodes")
-"""Folders of the cache that envs of a node may share; its others are the container image's own."""
+SHARED: Final = f"{SYSTEM_CACHE}/shared"
+"""Where the cache is mounted, whole. Not its folders one by one: those that were missing the kubelet would make for
+root alone, in a folder of the node. The container image's own are beside it."""
 
 TMP_SIZE: Final = "2Gi"
 
@@ -40,7 +41,7 @@ def server_volumes(spec: OSWorldEnvSpec) -> list[dict[str, Any]]:
 def server_mounts(spec: OSWorldEnvSpec) -> list[dict[str, Any]]:
     """Return the mounts of the container ``server``."""
     return [
-        *({"name": CACHE, "mountPath": f"{SYSTEM_CACHE}/{name}", "subPath": name} for name in SHARED_FOLDERS),
+        {"name": CACHE, "mountPath": SHARED},
         {"name": RUN, "mountPath": f"{SYSTEM_CACHE}/run"},
         {"name": TMP, "mountPath": "/tmp"},  # noqa: S108 - a volume of its own
         *(

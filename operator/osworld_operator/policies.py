@@ -52,7 +52,7 @@ def router_policy(env: OSWorldEnv) -> dict[str, Any]:
 def needs_outside(env: OSWorldEnv) -> bool:
     """Return whether env pods fetch anything: the image, files of tasks without a mirror, what an evaluator asks."""
     spec = env.spec
-    fetches_image = spec.desktop.image is not None and spec.desktop.image.url.startswith("http")
+    fetches_image = spec.desktop.image is not None and not spec.desktop.image.url.startswith(("file:", "/"))
     return fetches_image or spec.tasks.mirror is None or spec.tasks.secret_ref is not None
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from osworld_contract.crd import OSWorldEnv
 from osworld_contract.kube_names import (
+    ANNOTATION_POOL_UID,
     COMPONENT_ROUTER,
     CONTAINER_ROUTER,
     OPERATOR_AUDIENCE,
@@ -37,6 +38,12 @@ TOKEN_FILE: Final = PurePosixPath("/var/run/secrets/osworld.dev/operator/token")
 TOKEN_S: Final = 3600
 """How long a token for the operator lasts. Source: the API server's default for bound tokens."""
 
+SINGLE_TOLERATIONS: Final = [
+    {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
+    for taint in ("not-ready", "unreachable")
+]
+"""Of a router that is alone: it is replaced soon after the loss of its node, not after Kubernetes' five minutes."""
+
 RESOURCES: Final = {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
 """Of a router. A guess with room: it streams bodies and keeps none."""
 
@@ -54,7 +61,10 @@ def deployment(env: OSWorldEnv, settings: ChildSettings) -> dict[str, Any]:
             "selector": {"matchLabels": chosen},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {
-                "metadata": {"labels": labels(pool, COMPONENT_ROUTER)},
+                "metadata": {
+                    "labels": labels(pool, COMPONENT_ROUTER),
+                    "annotations": {ANNOTATION_POOL_UID: env.metadata.uid},
+                },
                 "spec": _pod_spec(env, settings, chosen),
             },
         },
@@ -68,16 +78,24 @@ def _pod_spec(env: OSWorldEnv, settings: ChildSettings, chosen: dict[str, str]) 
         "terminationGracePeriodSeconds": GRACE_S,
         "securityContext": pod_security(SERVER_UID),
         **pull_secrets(settings),
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": chosen},
-            }
-        ],
+        "topologySpreadConstraints": [_spread(chosen)],
+        **({"tolerations": SINGLE_TOLERATIONS} if env.spec.router.replicas == 1 else {}),
         "containers": [_container(env, settings)],
         "volumes": [_token_volume()],
+    }
+
+
+def _spread(chosen: dict[str, str]) -> dict[str, Any]:
+    """Return the constraint that keeps routers on nodes of their own, of those open to them. One node has all."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule",
+        # A control plane's node or one of GPUs is closed to them, and does not count.
+        "nodeTaintsPolicy": "Honor",
+        "labelSelector": {"matchLabels": chosen},
+        # An update's new pods are spread among themselves.
+        "matchLabelKeys": ["pod-template-hash"],
     }
 
 

@@ -34,6 +34,9 @@ class OperatorSettings(BaseSettings):
     """Name of the lease there by which one operator is the one writer. The chart names it after the release."""
     operator_name: str = ""
     """Who holds the lease: this pod; empty: this host. The chart takes it from the pod."""
+    operator_address: str = ""
+    """Where other operators reach this one while it leads, to pass on what routers ask; empty: they do not. The chart
+    takes it from the pod."""
     watch_namespaces: str = ""
     """Namespaces with pools, separated by commas; empty: all. Chart value ``operator.watchNamespaces``."""
     monitoring_namespace: str = ""

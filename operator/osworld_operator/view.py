@@ -14,6 +14,9 @@ class NodeState(StrEnum):
     SOUND = "sound"
     LEAVING = "leaving"
     """Cordoned, or about to be taken away: episodes end there, none begins."""
+    PRESSED = "pressed"
+    """Short of disk, memory or processes: the kubelet evicts pods, in the middle of episodes too. A `PodView` never has
+    this: for a pool that may run elsewhere the node is leaving, for another one sound."""
     LOST = "lost"
     """Unreachable or gone: what runs there cannot be reached and may still run."""
 
@@ -90,7 +93,16 @@ class PoolView:
     strategy: UpdateStrategy = UpdateStrategy.WHEN_IDLE
     max_unavailable: int = 1
     pods: tuple[PodView, ...] = field(default=())
+    foreign: tuple[PodView, ...] = field(default=())
+    """Pods by the pool's labels that are not its own: of an OSWorldEnv of this name before it. They have their names
+    until they are gone, and are to have no env_idx."""
     wishes: frozenset[Wish] = frozenset()
+    hosts: frozenset[str] = frozenset()
+    """Names of the sound nodes on which the pool's pods may run."""
+    may_part: bool = False
+    """Whether a spare may be sent to another node; see `apart`."""
+    may_swap: bool = False
+    """Whether one pod of an older spec may make room for one that has none."""
     is_deaf: bool = False
     """Most env servers do not answer the operator: that is no fault of each of them."""
 

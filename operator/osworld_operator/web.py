@@ -14,6 +14,7 @@ from osworld_operator.keeper import RESYNC_S, RETRY_MAX_S
 from osworld_operator.lease import Lease
 from osworld_operator.metrics import OperatorMetrics
 from osworld_operator.moves import PATH, MoveDoor
+from osworld_operator.relay import RELAYED, Relay
 
 STALE_S: Final = 5 * (RESYNC_S + RETRY_MAX_S)
 """A keeper that has ended no round for that long hangs: each call of a round has a deadline of its own."""
@@ -25,6 +26,8 @@ BODY_BYTES_MAX: Final = 4096
 
 def application(keepers: Keepers, lease: Lease, callers: Callers, metrics: OperatorMetrics) -> web.Application:
     """Return ``/livez``, ``/readyz``, ``/metrics`` and the path for moves."""
+    metrics.leader.set_function(lambda: float(lease.is_held))
+    relay = Relay(lease, MoveDoor(keepers, callers, metrics))
 
     async def livez(_request: web.Request) -> web.Response:
         now = time.monotonic()
@@ -33,9 +36,10 @@ def application(keepers: Keepers, lease: Lease, callers: Callers, metrics: Opera
         return web.json_response({"status": "late" if late else "ok", "late": late}, status=status)
 
     async def readyz(_request: web.Request) -> web.Response:
-        """Say whether this operator is the one writer: the Service leads to no other."""
-        status = HTTPStatus.OK if lease.is_held else HTTPStatus.SERVICE_UNAVAILABLE
-        return web.json_response({"status": "ok" if lease.is_held else "another has the lease"}, status=status)
+        """Say whether this operator leads or stands by. It is not ready where it can do neither."""
+        is_fine = lease.is_held or lease.is_standby
+        status = HTTPStatus.OK if is_fine else HTTPStatus.SERVICE_UNAVAILABLE
+        return web.json_response({"status": lease.status, "is_leader": lease.is_held}, status=status)
 
     async def show_metrics(_request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -44,5 +48,6 @@ def application(keepers: Keepers, lease: Lease, callers: Callers, metrics: Opera
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", show_metrics)
-    app.router.add_post(PATH, MoveDoor(keepers, callers, metrics).handle)
+    app.router.add_post(PATH, relay.handle)
+    app.router.add_post(RELAYED + PATH, relay.handle_relayed)
     return app
