@@ -74,12 +74,12 @@ class Health:
 
     @property
     def change(self) -> asyncio.Event:
-        """Return what is set once pods may be given the device and could not, or the other way round."""
+        """Return what is set once a proof says something else than the last one."""
         return self._changed
 
     def _set(self, reason: str) -> None:
-        was = self.healthy
+        if reason == self.reason:
+            return
         self.reason = reason
-        if self.healthy != was:
-            self._changed.set()
-            self._changed = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()

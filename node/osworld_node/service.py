@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +10,8 @@ import grpc
 import watchfiles
 
 from osworld_node import protocol
+from osworld_node.condition import keep_told
+from osworld_node.metrics import NodeMetrics
 from osworld_node.plugin import Plugin, serve_on
 from osworld_node.proof import Health, prove
 from osworld_node.settings import SOCKET_NAME, NodeSettings
@@ -18,18 +21,22 @@ _REGISTER_SECONDS: Final = 10
 _PAUSE_SECONDS: Final = 1
 
 
-async def run(settings: NodeSettings, health: Health) -> None:
+async def run(settings: NodeSettings, health: Health, metrics: NodeMetrics) -> None:
     """Serve until cancelled."""
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_keep_proving(settings, health))
+        tasks.create_task(_keep_proving(settings, health, metrics))
         tasks.create_task(_keep_registered(settings, Plugin(settings, health)))
+        if settings.node_name:
+            tasks.create_task(keep_told(settings.node_name, health))
 
 
-async def _keep_proving(settings: NodeSettings, health: Health) -> None:
+async def _keep_proving(settings: NodeSettings, health: Health, metrics: NodeMetrics) -> None:
     device = settings.node_kvm_device
     while True:
         present = device.exists()
+        began_s = time.monotonic()
         reason = await prove(settings)
+        seconds = time.monotonic() - began_s
         if not reason:
             health.proved()
         elif device.exists():
@@ -38,6 +45,8 @@ async def _keep_proving(settings: NodeSettings, health: Health) -> None:
             health.gone(reason)
         if reason:
             _LOG.warning("%s: %s", settings.node_kvm_resource, reason)
+        slots = settings.node_kvm_slots
+        metrics.note(passed=not reason, seconds=seconds, ready=health.healthy, slots=slots)
         try:
             async with asyncio.timeout(settings.node_proof_interval):
                 # The folder is watched by the kernel; a device that comes or goes ends the wait for the next proof.

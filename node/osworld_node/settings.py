@@ -18,20 +18,25 @@ class NodeSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     node_kvm_resource: str = "osworld.dev/kvm"
-    """The resource advertised."""
+    """The resource advertised. Chart value ``node.resource``."""
     node_kvm_slots: Annotated[int, Field(ge=1, le=1000)] = 16
-    """How many env pods may have the device at once."""
+    """How many env pods may have the device at once. Chart value ``node.slots``."""
     node_kvm_device: Path = Path("/dev/kvm")
     """The device itself."""
     node_kubelet_dir: Path = Path("/var/lib/kubelet/device-plugins")
     """Where the kubelet's socket is, and the plugin's beside it."""
     node_proof_command: Annotated[tuple[str, ...], Field(min_length=1)]
-    """As JSON: succeeds if a machine starts under KVM."""
-    node_proof_timeout: Annotated[float, Field(gt=0)] = 60
+    """As JSON: succeeds if a machine starts under KVM; the image's own boots a kernel. Chart value
+    ``node.proofCommand``."""
+    node_name: str = ""
+    """Whose condition ``KVMReady`` tells the health, and why; empty: none does. The chart takes it from the pod."""
+    node_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the metrics; 0: none. The chart's is 15003."""
+    node_proof_timeout: Annotated[float, Field(gt=0, le=3600)] = 60
     """Seconds that a proof may take."""
-    node_proof_interval: Annotated[float, Field(gt=0)] = 300
-    """Seconds between proofs."""
-    node_proof_failures: Annotated[int, Field(ge=1)] = 3
+    node_proof_interval: Annotated[float, Field(gt=0, le=86400)] = 300
+    """Seconds between proofs. Chart value ``node.proofInterval``."""
+    node_proof_failures: Annotated[int, Field(ge=1, le=1000)] = 3
     """So many failures in a row make the device unhealthy."""
 
 
