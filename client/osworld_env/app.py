@@ -13,6 +13,7 @@ from osworld_env.doctor import doctor
 from osworld_env.episodes import episodes
 from osworld_env.run import run
 from osworld_env.servers import parse, serve, setup
+from osworld_env.tunnel.command import tunnel
 from osworld_env.up import up
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (serve, up, run, check, evaluate_check, parse, doctor, setup, demo):
+for command in (serve, up, run, check, evaluate_check, parse, doctor, setup, demo, tunnel):
     app.command()(command)
 app.add_typer(host.app)
 app.add_typer(episodes)

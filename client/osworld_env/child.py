@@ -32,8 +32,12 @@ class Child:
         self._process = process
 
     @classmethod
-    async def start(cls, name: str, argv: Sequence[str], environment: Mapping[str, str], log_path: Path) -> Self:
+    async def start(
+        cls, name: str, argv: Sequence[str], environment: Mapping[str, str], log_path: Path, fds: Sequence[int] = ()
+    ) -> Self:
         """Start `argv` with `environment`, output appended to `log_path`. Only from the main thread: see `tether`.
+
+        It inherits the open files `fds`.
 
         Raises:
             ProgramError: It cannot be started.
@@ -48,6 +52,7 @@ class Child:
                     stderr=asyncio.subprocess.STDOUT,
                     env=dict(environment),
                     start_new_session=True,
+                    pass_fds=tuple(fds),
                 )
         except OSError as error:
             raise ProgramError(f"{name} cannot be started: {error.strerror}") from error

@@ -4,6 +4,8 @@ It speaks the trainer's wire, and says ``X-Osworld-Client: v2``, so faults arriv
 instead of the values that an unmodified trainer can read. How a failed call becomes a fault is in `client_faults`.
 """
 
+import math
+import time
 import uuid
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -12,7 +14,7 @@ import httpx
 from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 
 from osworld_contract.faults import FaultError, FaultReason, fault_error
-from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_IDEMPOTENCY_KEY
+from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_IDEMPOTENCY_KEY, HEADER_SEEN
 from osworld_contract.wire import EnvReply, EnvState, HealthReply, HistoryReply
 from osworld_env.address import parse_address
 from osworld_env.client_faults import fault_of_failure, fault_of_reply
@@ -23,6 +25,14 @@ EVALUATE_TIMEOUT_S: Final = 300.0
 """Per socket read. Source: the trainer's client; the servers' deadlines nest inside (design, "Deadlines nest")."""
 
 CONNECT_TIMEOUT_S: Final = 10.0
+RETRY_S: Final = 60.0
+"""How long a call is sent again, from the first break of its connection on. A guess: a router that died is back after
+two seconds on one machine, after some ten in a cluster."""
+
+RETRY_PAUSE_S: Final = 0.2
+RETRY_PAUSE_MAX_S: Final = 2.0
+"""Between two tries, twice as long each time."""
+
 QUERY_TIMEOUT_S: Final = 10.0
 """For calls that touch no desktop. A guess with room."""
 
@@ -33,8 +43,9 @@ _SCORE: Final = TypeAdapter(float)
 class EnvClient:
     """One env at `url`: an env server, a router (env 0), or ``ROUTER/envs/3``. A context manager; used by one thread.
 
-    Every call opens a connection of its own, as the trainer's client does: a kept one that the far side had closed
-    would fail a step that never ran.
+    Every call opens a connection of its own, as the trainer's client does. One that breaks in a call is no fault yet:
+    the call has a key, and goes out again, to be answered from record where it was carried out. A server that has never
+    answered is not waited for.
 
     Example:
         >>> with EnvClient("http://job:TOKEN@router:15001/envs/3") as env:
@@ -55,6 +66,9 @@ class EnvClient:
         headers = {HEADER_CLIENT: HEADER_CLIENT_V2}
         if self.address.authorization:
             headers["Authorization"] = self.address.authorization
+        self._seen: str | None = None
+        """Key of the last reset or step, None where its reply is not here."""
+        self._has_answered = False
         self._http = httpx.Client(
             headers=headers,
             limits=httpx.Limits(max_keepalive_connections=0),
@@ -79,8 +93,7 @@ class EnvClient:
         Raises:
             FaultError: The episode has not begun.
         """
-        reply = self._post("reset", {"task_config": task}, RESET_TIMEOUT_S)
-        return self._env_reply("reset", reply)
+        return self._keyed("reset", "reset", {"task_config": task}, RESET_TIMEOUT_S, None)
 
     def step(self, prediction: str, *, since: int | None = None, key: str | None = None) -> EnvReply:
         """Carry out the actions of `prediction` and return the history with the new screenshot.
@@ -97,9 +110,7 @@ class EnvClient:
             FaultError: The actions were not carried out, or it is not known whether they were.
         """
         query = "" if since is None else f"?since={since}"
-        headers = {HEADER_IDEMPOTENCY_KEY: key or uuid.uuid4().hex}
-        reply = self._post(f"step{query}", {"prediction": prediction}, STEP_TIMEOUT_S, headers)
-        return self._env_reply("step", reply)
+        return self._keyed("step", f"step{query}", {"prediction": prediction}, STEP_TIMEOUT_S, key)
 
     def evaluate(self) -> float:
         """Return the score that OSWorld's evaluator computed. Can be called again; the score is kept.
@@ -107,7 +118,8 @@ class EnvClient:
         Raises:
             FaultError: There is no score.
         """
-        reply = self._post("evaluate", {}, EVALUATE_TIMEOUT_S)
+        headers = {HEADER_SEEN: self._seen} if self._seen is not None else {}
+        reply = self._post("evaluate", {}, EVALUATE_TIMEOUT_S, headers)
         try:
             return _SCORE.validate_json(reply.content, strict=True)
         except ValidationError as error:
@@ -138,6 +150,19 @@ class EnvClient:
         """
         return _parsed(EnvState, "state", self._get("state"))
 
+    def _keyed(
+        self, operation: str, call: str, body: dict[str, JsonValue], timeout_s: float, key: str | None
+    ) -> EnvReply:
+        """Make a call that changes what a score would be about."""
+        key = key or uuid.uuid4().hex
+        headers = {HEADER_IDEMPOTENCY_KEY: key}
+        if operation == "step" and self._seen is not None:
+            headers[HEADER_SEEN] = self._seen
+        self._seen = None
+        reply = self._env_reply(operation, self._post(call, body, timeout_s, headers))
+        self._seen = key
+        return reply
+
     def _env_reply(self, operation: str, reply: httpx.Response) -> EnvReply:
         parsed = _parsed(EnvReply, operation, reply)
         if parsed.fault is not None:
@@ -164,13 +189,28 @@ class EnvClient:
         headers: dict[str, str] | None = None,
     ) -> httpx.Response:
         timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
+        request = self._http.build_request(method, self.address.url + path, json=json, headers=headers, timeout=timeout)
         try:
-            reply = self._http.request(method, self.address.url + path, json=json, headers=headers, timeout=timeout)
+            reply = self._sent_until_answered(request) if method == "POST" else self._http.send(request)
         except httpx.HTTPError as error:
             raise FaultError(fault_of_failure(operation, self.address, error)) from error
+        self._has_answered = True
         if not reply.is_success:
             raise FaultError(fault_of_reply(operation, reply.status_code, reply.content))
         return reply
+
+    def _sent_until_answered(self, request: httpx.Request) -> httpx.Response:
+        """Send `request`, and again while its connection breaks, from a server that has answered before."""
+        pause_s, end = RETRY_PAUSE_S, math.inf
+        while True:
+            try:
+                return self._http.send(request)
+            except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout):
+                end = min(end, time.monotonic() + RETRY_S)
+                if not self._has_answered or time.monotonic() + pause_s > end:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
 
 
 def _parsed(model: type[_Model], operation: str, reply: httpx.Response) -> _Model:

@@ -77,12 +77,12 @@ def demo(
             plays = (asyncio.to_thread(partial(_play, plan.router_url, part, task, out)) for part in parts)
             records.extend(await asyncio.gather(*plays))
 
-    with run_folder() as folder:
+    with PortPicker() as ports, run_folder() as folder:
         plan = PoolPlan(
             envs=len(parts),
             provider=provider,
             host="127.0.0.1",
-            port=port or PortPicker().pick(),
+            port=port or ports.pick(),
             run_dir=folder,
             env_variables={"OSWORLD_MAX_STEPS": str(DEMO_MAX_STEPS)},
         )

@@ -1,6 +1,7 @@
 """``osworld-env doctor``: what this machine can run, and what to install."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Final
@@ -15,8 +16,26 @@ from osworld_env.errors import EXIT_FAILURE
 from osworld_env.machine_check import Verdict, check_xvfb
 from osworld_env.machine_probes import Finding, Level
 
-PROVIDERS: Final[dict[str, Callable[[], Verdict]]] = {"xvfb": check_xvfb}
-"""Providers that this version has. KVM, QEMU and Docker are looked at for those that come later."""
+
+def _check_docker() -> Verdict:
+    """Say whether a Docker engine answers. What to do is in the finding of it: nobody has to have one."""
+    found = machine_probes.probe_docker()
+    return Verdict(found.level is Level.OK, found.detail)
+
+
+def _check_vmware() -> Verdict:
+    """Say whether there is a vmrun."""
+    if shutil.which("vmrun"):
+        return Verdict(True, "vmrun is on PATH")
+    return Verdict(False, "vmrun is not on PATH: VMware Fusion and Workstation Pro have it")
+
+
+PROVIDERS: Final[dict[str, Callable[[], Verdict]]] = {
+    "xvfb": check_xvfb,
+    "docker": _check_docker,
+    "vmware": _check_vmware,
+}
+"""Providers of which a quick look can tell. QEMU is among the findings; EC2 is asked for nothing."""
 
 _MARKS: Final = {Level.OK: "[green]✓[/]", Level.NOTE: "[yellow]•[/]", Level.MISSING: "[red]✗[/]"}
 

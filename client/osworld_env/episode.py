@@ -27,7 +27,7 @@ class Shot:
     """One call of an episode that ended in a reply or a fault."""
 
     operation: str
-    """reset, step or evaluate."""
+    """reset, step, evaluate, or replay where a lost episode was played again."""
     duration_s: float
     prediction: str | None = None
     screenshot: Path | None = None
@@ -35,6 +35,8 @@ class Shot:
     is_done: bool = False
     format_reward: float = 0.0
     fault: Fault | None = None
+    replayed: bool = False
+    """Whether it was a call of the lost episode, played again."""
 
 
 @dataclass
@@ -46,11 +48,22 @@ class EpisodeRecord:
     shots: list[Shot] = field(default_factory=list)
     score: float | None = None
     fault: Fault | None = None
+    replay_of: str | None = None
+    """Id of the lost episode that goes on here."""
+    went_on_as: str | None = None
+    """Id of the episode that goes on with this one, which was lost."""
 
     @property
     def duration_s(self) -> float:
         """Return the seconds of all calls."""
-        return sum(shot.duration_s for shot in self.shots)
+        return sum(shot.duration_s for shot in self.shots if shot.operation != "replay")
+
+    @property
+    def story(self) -> str:
+        """Return the outcome, and of which lost episode this is a part."""
+        before = f"goes on from {self.replay_of[:12]}, " if self.replay_of else ""
+        after = f", went on as {self.went_on_as[:12]}" if self.went_on_as else ""
+        return f"{before}{self.outcome}{after}"
 
     @property
     def outcome(self) -> str:

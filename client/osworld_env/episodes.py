@@ -1,6 +1,8 @@
 """``osworld-env episodes``: the records that env servers keep of what was played, to look at and to play again."""
 
+import contextlib
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -41,11 +43,13 @@ def list_episodes(
     table = Table(title=f"{len(records)} episodes in {root}", title_justify="left")
     for heading in ("episode", "began", "task", "steps", "outcome"):
         table.add_column(heading)
+    heirs = _heirs(head for head, _ in records)
     for head, folder in records[:limit]:
         record = read_record(folder)
+        record.went_on_as = heirs.get(head.episode_id)
         steps = sum(shot.operation == "step" for shot in record.shots)
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(head.began))
-        table.add_row(head.episode_id[:12], began, escape(head.task_id), str(steps), record.outcome)
+        table.add_row(head.episode_id[:12], began, escape(head.task_id), str(steps), record.story)
     terminal.out.print(table)
 
 
@@ -58,8 +62,10 @@ def show(
     ] = None,
 ) -> None:
     """Print the calls of an episode, and write its filmstrip as an HTML page."""
-    folder = find(directory or episodes_dir(), episode)
+    root = directory or episodes_dir()
+    folder = find(root, episode)
     record = read_record(folder)
+    record.went_on_as = _heirs(_heads(root)).get(folder.name)
     terminal.out.print(f"{record.name}: {record.instruction}", markup=False)
     for shot in record.shots:
         show_shot(shot)
@@ -69,7 +75,7 @@ def show(
     except OSError as error:
         raise CliError(f"the page {path} cannot be written: {error.strerror}") from error
     terminal.out.print(f"page: {path}", markup=False)
-    terminal.out.print(record.outcome, markup=False)
+    terminal.out.print(record.story, markup=False)
 
 
 @episodes.command()
@@ -133,7 +139,7 @@ def read_record(folder: Path) -> EpisodeRecord:
         CliError: It cannot be read.
     """
     head = read_head(folder)
-    record = EpisodeRecord(name=head.task_id, instruction=head.instruction)
+    record = EpisodeRecord(name=head.task_id, instruction=head.instruction, replay_of=head.replay_of)
     lines = (folder / RECORD_FILE).read_text(encoding="utf-8").splitlines()[1:]
     for number, text in enumerate(lines, start=1):
         try:
@@ -144,11 +150,30 @@ def read_record(folder: Path) -> EpisodeRecord:
             raise CliError(f"line {number + 1} of {folder / RECORD_FILE} is not of the form that is read") from error
         screenshot = None if line.screenshot is None else folder / Path(line.screenshot).name
         shot = Shot(
-            line.operation, line.duration_s, line.prediction, screenshot, line.is_done, line.format_reward, line.fault
+            line.operation,
+            line.duration_s,
+            line.prediction,
+            screenshot,
+            line.is_done,
+            line.format_reward,
+            line.fault,
+            line.replayed,
         )
         record.shots.append(shot)
         record.score, record.fault = line.score, line.fault
     return record
+
+
+def _heads(root: Path) -> Iterator[RecordHead]:
+    """Yield those that can be read: a record may be at its very beginning."""
+    for folder in _folders(root):
+        with contextlib.suppress(CliError):
+            yield read_head(folder)
+
+
+def _heirs(heads: Iterable[RecordHead]) -> dict[str, str]:
+    """Return which episode goes on with which lost one."""
+    return {head.replay_of: head.episode_id for head in heads if head.replay_of is not None}
 
 
 def _folders(root: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 ``CliError``             one sentence and an exit code
 ├── ``BadUsageError``    the command line, a setting or a file is wrong; exit code 2
+│   └── ``TrainerMismatchError``  the trainer has not the names that can be driven; says what was found and is accepted
 ├── ``ClusterError``     the API server of a cluster is out of reach, or said no; carries its words
 │   └── ``GoneError``    what was named is not there
 └── ``ProgramError``     a program that was started did not become ready, or ended; carries its last log lines
@@ -28,6 +29,10 @@ class BadUsageError(CliError):
     """The command line, a setting, or a file that it names is wrong."""
 
     exit_code = EXIT_USAGE
+
+
+class TrainerMismatchError(BadUsageError):
+    """The trainer's names, or its use of them, are not those that can be driven."""
 
 
 class ProgramError(CliError):

@@ -27,6 +27,7 @@ _REASONS: Final = {
     FaultReason.BUSY: "another client uses this env: choose another env_idx or wait",
     FaultReason.ENV_DOWN: "the env server behind the router is restarting or gone: try again, then see its log",
     FaultReason.ENV_DRAINING: "this env server is on its way out: choose another env_idx",
+    FaultReason.CANARY_WRONG: "restart this env server, and look at its log and at the records of its canaries first",
     FaultReason.NO_EPISODE: "reset first",
     FaultReason.REPLY_LOST: "a router, tunnel or client went away in the middle of a call: reset and play again",
     FaultReason.DESKTOP_START_FAILED: "run `osworld-env doctor` on the server's machine: it names what is missing",

@@ -21,8 +21,9 @@ from osworld_env.errors import CliError
 from osworld_env.machine_probes import KVM_DEVICE, Level, probe_kvm
 from osworld_env.modules import QEMU_DESKTOP, ask_module
 
-PROOF_DEADLINE_S: Final = 90.0
-"""For a proof boot (20 s at most), a Python start and a look for the image included. A guess with room."""
+PROOF_DEADLINE_S: Final = 150.0
+"""For a proof (two boots of 20 s at most, after another env server's), a Python start and a look for the image. A guess
+with room."""
 
 _CONTAINER_MARKS: Final = (".dockerenv", "run/.containerenv")
 _ON: Final = frozenset({"Y", "1"})

@@ -113,7 +113,7 @@ def judge(facts: HostFacts) -> HostVerdict:
         *_extension(facts, platform),
         *_modules(facts),
         _device(facts),
-        *_proof(facts),
+        *_proof(facts, platform),
         *_nested(facts, platform),
     )
     return HostVerdict(_kvm(facts), platform, findings)
@@ -171,7 +171,7 @@ def _modules(facts: HostFacts) -> list[Finding]:
     """Judge the kernel's modules, where the processor could use them."""
     if not facts.has_virtualization:
         return []
-    wanted = "kvm_intel" if "vmx" in facts.cpu_flags else "kvm_amd"
+    wanted = _module(facts)
     if wanted in facts.modules:
         return [Finding("module", Level.OK, f"{wanted} is loaded")]
     if facts.device is Device.ANSWERS:
@@ -204,7 +204,7 @@ def _container_group(facts: HostFacts) -> str:
     return f"start the container with --group-add and the number of the host's group {facts.device_group or 'kvm'}"
 
 
-def _proof(facts: HostFacts) -> list[Finding]:
+def _proof(facts: HostFacts, platform: Platform) -> list[Finding]:
     if facts.device is not Device.ANSWERS:
         return []
     if facts.proof.works:
@@ -212,14 +212,31 @@ def _proof(facts: HostFacts) -> list[Finding]:
     if facts.proof.works is None:
         advice = "" if _lacks_extension(facts) else "make setup-vm (QEMU and a kernel), then this check again"
         return [Finding("boot under KVM", Level.NOTE, f"not tried: {facts.proof.reason or 'not asked'}", advice)]
-    return [Finding("boot under KVM", Level.MISSING, f"failed: {facts.proof.reason}")]
+    return [Finding("boot under KVM", Level.MISSING, f"failed: {facts.proof.reason}", _mend(facts, platform))]
+
+
+def _mend(facts: HostFacts, platform: Platform) -> str:
+    """Return what may help where no kernel boots; nothing where the processor's extension is what is missing."""
+    if _lacks_extension(facts) or facts.machine != "x86_64":
+        return ""
+    module = _module(facts)
+    where = "on the container's host: " if facts.is_container else ""
+    below = f"; if it still fails, {SWITCH_ON[platform]}" if facts.is_guest else ""
+    return (
+        f"{where}`sudo dmesg | grep -i kvm` may say why; with every VM off load the module anew (sudo modprobe -r "
+        f"{module} && sudo modprobe {module}), then this check again{below}"
+    )
+
+
+def _module(facts: HostFacts) -> str:
+    return "kvm_intel" if "vmx" in facts.cpu_flags else "kvm_amd"
 
 
 def _nested(facts: HostFacts, platform: Platform) -> list[Finding]:
     """Judge the parameter that matters to whoever runs env servers in a virtual machine of this machine."""
     if facts.is_nested_on is not False or platform not in (Platform.HARDWARE, Platform.EC2_METAL):
         return []
-    module = "kvm_intel" if "vmx" in facts.cpu_flags else "kvm_amd"
+    module = _module(facts)
     return [
         Finding(
             "nested",

@@ -23,8 +23,9 @@ READY_PROBE_TIMEOUT_S: Final = 2.0
 
 BACKOFF_MAX_S: Final = 30.0
 
-STEADY_S: Final = 60.0
-"""A program that lived this long after it was ready is sound again: its restarts are forgotten. A guess."""
+STEADY_S: Final = 10.0
+"""A program that lived this long after it was ready is sound: its restarts are forgotten. A guess: what cannot run ends
+in its first seconds, and a pool is not to be given up because somebody killed its router six times in five minutes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Launch:
     ready_url: str
     """Answers 200 when the program is ready."""
     port: int
+    fds: tuple[int, ...] = ()
+    """Open files that it inherits under their numbers."""
 
 
 class KeeperState(StrEnum):
@@ -101,7 +104,7 @@ class Keeper:
         """
         launch = self._launch()
         self.port = launch.port
-        self.child = await Child.start(self.name, launch.argv, launch.variables, self._log_path)
+        self.child = await Child.start(self.name, launch.argv, launch.variables, self._log_path, launch.fds)
         try:
             await self._until_ready(self.child, launch.ready_url)
         except BaseException:

@@ -53,11 +53,10 @@ def _episode(record: EpisodeRecord, folder: Path) -> str:
         operation = f" during {record.fault.operation}" if record.fault.operation else ""
         fault = f'<p class="bad">{_text(record.fault.header + operation)}: {_text(record.fault.message)}</p>\n'
     steps = sum(shot.operation == "step" for shot in record.shots)
-    strip = "\n".join(
-        _figure(number, shot, folder) for number, shot in enumerate(record.shots) if shot.operation != "evaluate"
-    )
+    shown = [shot for shot in record.shots if shot.operation in ("reset", "step")]
+    strip = "\n".join(_figure(number, shot, folder) for number, shot in enumerate(shown))
     return (
-        f'<section>\n<header><h2>{_text(record.name)}</h2><span class="chip {chip}">{_text(record.outcome)}</span>'
+        f'<section>\n<header><h2>{_text(record.name)}</h2><span class="chip {chip}">{_text(record.story)}</span>'
         f'<span class="mute">{steps} steps · {_timings(record)}</span></header>\n'
         f'<p class="task">{_text(record.instruction)}</p>\n{fault}<div class="strip">\n{strip}\n</div>\n</section>'
     )
@@ -80,7 +79,8 @@ def _figure(number: int, shot: Shot, folder: Path) -> str:
         picture = f'<a href="{source}"><img src="{source}" alt="Screen after {label}" loading="lazy"></a>'
     else:
         picture = f'<div class="none">{"fault" if shot.fault else "the episode ended"}</div>'
-    note = f" · format_reward {shot.format_reward:g}" if shot.format_reward else ""
+    note = " · played again" if shot.replayed else ""
+    note += f" · format_reward {shot.format_reward:g}" if shot.format_reward else ""
     text = shot.prediction if shot.prediction is not None else "the task's setup"
     fault = f'\n<p class="bad">{_text(shot.fault.message)}</p>' if shot.fault else ""
     return (

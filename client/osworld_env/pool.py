@@ -8,6 +8,7 @@ spare at once. Without a spare its old entry stays until an env server is ready,
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from osworld_env.foreground import Interrupts
 from osworld_env.keeper import Keeper, KeeperState, Launch
 from osworld_env.pool_plan import PoolPlan, Server, env_launch, next_server, router_launch
 from osworld_env.pool_seats import Seats, Tenancy
-from osworld_env.ports import PortPicker
+from osworld_env.ports import PortPicker, listen
 
 _logger = logging.getLogger(__name__)
 
@@ -51,12 +52,14 @@ class EnvView:
 class LocalPool:
     """The programs of `plan`. Made and ended by `running_pool`."""
 
-    def __init__(self, plan: PoolPlan) -> None:
+    def __init__(self, plan: PoolPlan, ports: PortPicker) -> None:
         self.plan = plan
         self._seats = Seats(plan.envs)
         self._servers: dict[int, Server] = {}
         """The last env server of each slot, starting, living or ended."""
-        self._ports = PortPicker()
+        self._ports = ports
+        self._listener: socket.socket | None = None
+        """The router's, which outlives it."""
         self._door_port = self._ports.pick() if plan.spares else None
         self._envs = [
             Keeper(
@@ -71,7 +74,7 @@ class LocalPool:
         ]
         self._router = Keeper(
             "router",
-            lambda: router_launch(plan, os.environ, self._door_port),
+            self._launch_router,
             lambda _: None,
             plan.log_path("router"),
             plan.limits,
@@ -95,6 +98,7 @@ class LocalPool:
                     starts.create_task(start_one(keeper), name=keeper.name)
         except ExceptionGroup as group:
             raise _first_cli_error(group) from group
+        self._listener = listen(self.plan.host, self.plan.port)
         await self._router.start()
         _logger.info("router at %s", self.plan.router_url)
 
@@ -114,6 +118,8 @@ class LocalPool:
     async def stop(self) -> None:
         """End all programs, the router first, so that no call is sent to an env server on its way out."""
         await self._router.stop()
+        if self._listener is not None:
+            self._listener.close()
         await asyncio.gather(*(keeper.stop() for keeper in self._envs))
 
     def kill(self) -> None:
@@ -167,12 +173,17 @@ class LocalPool:
         env_idx, epoch = (tenancy.env_idx, tenancy.epoch) if tenancy else (None, 0)
         return EnvView(env_idx, epoch, pid, keeper.port, keeper.state, state)
 
+    def _launch_router(self) -> Launch:
+        assert self._listener is not None, "the pool is not started"
+        return router_launch(self.plan, os.environ, self._door_port, self._listener.fileno())
+
     def _launch_env(self, slot: int) -> Launch:
         server = self._servers[slot] = next_server(slot, self._ports.pick())
         return env_launch(self.plan, server, os.environ)
 
     def _came_up(self, slot: int, child: Child) -> None:
         server = self._servers[slot]
+        self._ports.release(server.port)
         tenancy = self._seats.came_up(server)
         if tenancy is None:
             _logger.info("spare %d is ready: pid %d, port %d", slot, child.pid, server.port)
@@ -183,6 +194,7 @@ class LocalPool:
         )
 
     def _ended(self, slot: int) -> None:
+        self._ports.release(self._servers[slot].port)
         tenancy = self._seats.ended(slot)
         if tenancy is not None:
             self._write_registry()
@@ -222,19 +234,20 @@ async def running_pool(plan: PoolPlan, interrupts: Interrupts) -> AsyncIterator[
         ProgramError: It did not start, or was given up while in use.
         CliError: Its registry cannot be written.
     """
-    pool = LocalPool(plan)
-    interrupts.on_more = pool.kill
-    try:
-        await pool.start()
+    with PortPicker() as ports:
+        pool = LocalPool(plan, ports)
+        interrupts.on_more = pool.kill
         try:
-            async with pool.door(), asyncio.TaskGroup() as tasks:
-                watch = tasks.create_task(pool.watch())
-                yield pool
-                watch.cancel()
-        except ExceptionGroup as group:
-            raise _first_cli_error(group) from group
-    finally:
-        await pool.stop()
+            await pool.start()
+            try:
+                async with pool.door(), asyncio.TaskGroup() as tasks:
+                    watch = tasks.create_task(pool.watch())
+                    yield pool
+                    watch.cancel()
+            except ExceptionGroup as group:
+                raise _first_cli_error(group) from group
+        finally:
+            await pool.stop()
 
 
 def _by_env_idx(view: EnvView) -> tuple[bool, int]:

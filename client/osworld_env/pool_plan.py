@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from osworld_contract.names import ENV_TOKEN, ENV_UPSTREAM_TOKEN
+from osworld_contract.names import BOOTED_PROVIDERS, ENV_TOKEN, ENV_UPSTREAM_TOKEN
 from osworld_env.keeper import Launch, Limits
 
 ENV_HOST: Final = "127.0.0.1"
@@ -16,6 +16,16 @@ ENV_HOST: Final = "127.0.0.1"
 WILDCARDS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound here
 
 _TOKEN_BYTES: Final = 32
+
+
+BOOT_START_S: Final = 7200.0
+"""From started to ready, where a machine has to be booted first: the image's fetch (3600 s) and a boot under emulation
+(2400 s), both bounded by the env server itself, and room."""
+
+
+def limits_for(provider: str) -> Limits:
+    """Return how long env servers of `provider` may take."""
+    return Limits(start_s=BOOT_START_S) if provider in BOOTED_PROVIDERS else Limits()
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,17 @@ def env_launch(plan: PoolPlan, server: Server, environment: Mapping[str, str]) -
     return Launch((sys.executable, "-m", "osworld_envpod"), variables, f"{server.url}/readyz", server.port)
 
 
-def router_launch(plan: PoolPlan, environment: Mapping[str, str], door_port: int | None = None) -> Launch:
-    """Return how the router of `plan` is started; `door_port` is where it asks for moves."""
+def router_launch(
+    plan: PoolPlan, environment: Mapping[str, str], door_port: int | None = None, listen_fd: int | None = None
+) -> Launch:
+    """Return how the router of `plan` is started.
+
+    Args:
+        plan: The pool.
+        environment: The base of its variables.
+        door_port: Where it asks for moves.
+        listen_fd: A socket that listens already: connections wait there while the router is started again.
+    """
     variables = {key: value for key, value in environment.items() if key != ENV_TOKEN}
     variables |= {
         "OSWORLD_ROUTER_HOST": plan.host,
@@ -106,6 +125,9 @@ def router_launch(plan: PoolPlan, environment: Mapping[str, str], door_port: int
     }
     if door_port is not None:
         variables["OSWORLD_ROUTER_MOVE_URL"] = f"http://{ENV_HOST}:{door_port}"
+    if listen_fd is not None:
+        variables["OSWORLD_ROUTER_LISTEN_FD"] = str(listen_fd)
     if plan.router_token:
         variables[ENV_TOKEN] = plan.router_token
-    return Launch((sys.executable, "-m", "osworld_router"), variables, f"{plan.router_url}/health", plan.port)
+    fds = () if listen_fd is None else (listen_fd,)
+    return Launch((sys.executable, "-m", "osworld_router"), variables, f"{plan.router_url}/health", plan.port, fds)

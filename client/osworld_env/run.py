@@ -93,6 +93,7 @@ def show_shot(shot: Shot, prefix: str = "") -> None:
     """Print one line for `shot`."""
     action = "" if shot.prediction is None else shot.prediction.strip().rpartition("Action:")[2].strip()
     note = shot.fault.header if shot.fault else "episode ended" if shot.is_done else ""
+    note = f"played again  {note}" if shot.replayed else note
     terminal.out.print(
         f"{prefix}{shot.operation:<8} {shot.duration_s:7.2f} s  {action[:90]}  {note}".rstrip(), markup=False
     )

@@ -17,7 +17,7 @@ from osworld_env.foreground import Interrupts, run_in_foreground
 from osworld_env.live_table import live_table
 from osworld_env.machine_check import ensure_provider_can_start
 from osworld_env.pool import LocalPool, running_pool
-from osworld_env.pool_plan import PoolPlan
+from osworld_env.pool_plan import PoolPlan, limits_for
 from osworld_env.ports import PortPicker, ensure_free
 from osworld_env.run_folder import run_folder
 from osworld_env.settings import load_settings
@@ -65,16 +65,17 @@ def up(  # noqa: PLR0913, PLR0917 - one parameter for each option
         )
     ensure_free(host, port)
     ensure_provider_can_start(provider)
-    with run_folder() as folder:
+    with PortPicker() as ports, run_folder() as folder:
         plan = PoolPlan(
             envs=envs,
             spares=spares,
             provider=provider,
             host=host,
-            port=port or PortPicker().pick(),
+            port=port or ports.pick(),
             run_dir=folder,
             is_insecure=insecure,
             router_token=token,
+            limits=limits_for(provider),
             env_variables=env_options.env_variables(
                 max_steps=max_steps,
                 step_pause_s=step_pause_s,

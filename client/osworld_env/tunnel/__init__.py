@@ -1,0 +1,1 @@
+"""``osworld-env tunnel``: an env server or router, made reachable on a machine that cannot reach it, through ssh."""
