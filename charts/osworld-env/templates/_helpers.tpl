@@ -12,6 +12,16 @@
 {{- printf "%s-operator" (include "osworld-env.fullname" .) -}}
 {{- end -}}
 
+{{- define "osworld-env.node" -}}
+{{- printf "%s-node" (include "osworld-env.fullname" .) -}}
+{{- end -}}
+
+{{- define "osworld-env.nodeSelector" -}}
+app.kubernetes.io/name: osworld-env
+app.kubernetes.io/component: node
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{- define "osworld-env.serviceAccount" -}}
 {{- default (include "osworld-env.operator" .) .Values.serviceAccount.name -}}
 {{- end -}}
