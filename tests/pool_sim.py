@@ -6,48 +6,21 @@ It holds what must be true at every moment, and raises where it is not.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from osworld_contract.crd import ConditionReason, UpdateStrategy
-from osworld_operator.actions import Action, Assign, Create, Delete, Drain, Release
+from osworld_operator.actions import Action, Assign, Create, Drain, Release
+from osworld_operator.apart import Parting
 from osworld_operator.decide import SILENT_S
+from osworld_operator.swaps import STILL_S, Swaps
 from osworld_operator.view import Hold, NodeState, PodView, PoolView, Wish
+from pool_rules import RuleBrokenError, refuse_cut_off, refuse_too_many
+from sim_pod import SimPod
+
+HOSTS = ("n0", "n1")
+"""Nodes. A scheduler puts a pod on any of them, most often on one that the pod likes."""
 
 Decide = Callable[[PoolView], list[Action]]
-
-
-class RuleBrokenError(AssertionError):
-    """Something happened that must never happen."""
-
-
-@dataclass
-class SimPod:
-    """A pod as it is."""
-
-    slot: int
-    uid: str
-    created_s: float
-    revision: str
-    version: int = 0
-    env_idx: int | None = None
-    epoch: int = 0
-    is_ready: bool = False
-    is_down: bool = False
-    is_failed: bool = False
-    is_busy: bool = False
-    is_drained: bool = False
-    is_retired: bool = False
-    is_terminating: bool = False
-    unready_s: float | None = None
-    silent_s: float | None = None
-    node: NodeState = NodeState.SOUND
-    is_held: bool = False
-    is_sent_away: bool = False
-
-    @property
-    def can_run(self) -> bool:
-        """Whether an episode on it goes on."""
-        return self.is_ready and not (self.is_down or self.is_failed or self.node is NodeState.LOST)
 
 
 class SimCluster:
@@ -66,6 +39,17 @@ class SimCluster:
         self.wishes: set[Wish] = set()
         self.wished: set[Wish] = set()
         """All that there ever were."""
+        self.parting, self.swaps = Parting(), Swaps()
+        self.room = chance.choice([HOSTS, HOSTS[:1]])
+        """Nodes with room for a pod: one that is full looks like any other."""
+        self.hosts: tuple[str, ...] = HOSTS
+        self.foreign: list[SimPod] = []
+        """Pods of the pool's object before this one. They stay."""
+
+    @property
+    def expected(self) -> int:
+        """How many pods there are at rest."""
+        return self.replicas + self.spares
 
     def view(self) -> PoolView:
         return PoolView(
@@ -75,34 +59,53 @@ class SimCluster:
             strategy=UpdateStrategy.WHEN_IDLE,
             max_unavailable=self.max_unavailable,
             pods=tuple(self._seen(pod) for pod in sorted(self.pods.values(), key=lambda pod: pod.slot)),
+            foreign=tuple(map(self._seen, self.foreign)),
             wishes=frozenset(self.wishes),
+            hosts=frozenset(self.hosts),
         )
 
     def round(self, steps: int | None = None, view: PoolView | None = None) -> list[Action]:
         """Decide and act; with `steps` the operator dies after so many actions."""
         view = view or self.view()
+        view = replace(view, may_part=self.parting.may_try(view), may_swap=self.swaps.may_try(view, self.clock_s))
         actions = self.decide(view)
-        _refuse_too_many(view, actions)
+        self.parting.note(view, actions)
+        self.swaps.note(view, actions)
+        refuse_too_many(view, actions)
+        refuse_cut_off(view, actions)
         moves = [action for action in actions if isinstance(action, Assign)]
         epoch, self.last_epoch = self.last_epoch, self.last_epoch + len(moves)
         epochs = {id(move): epoch + 1 + number for number, move in enumerate(moves)}
         for action in actions[:steps]:
             self._do(action, epochs.get(id(action), 0))
             self._check()
+        if steps is not None:
+            self.parting, self.swaps = Parting(), Swaps()
         return actions
 
-    def settle(self, rounds: int = 60) -> None:
+    def settle(self, rounds: int = 90, *, is_patient: bool = False) -> None:
         """Let everything that is on its way arrive, with the operator at work, and every episode end."""
+        quiet = 0
         for _ in range(rounds):
+            self.clock_s += STILL_S
             for pod in list(self.pods.values()):
                 pod.is_busy, pod.silent_s = False, None
                 if pod.is_terminating and pod.node is not NodeState.LOST:
                     del self.pods[pod.slot]
                 elif not pod.is_failed and not pod.is_drained and not pod.is_held and pod.node is not NodeState.LOST:
                     self._change(pod, is_ready=True, is_down=False, unready_s=None)
-            if not self.round() and all(pod.is_ready for pod in self.pods.values()):
+            quiet = quiet + 1 if self.is_at_rest(self.round()) else 0
+            if quiet == 2:
                 return
-        raise RuleBrokenError(f"never at rest: {self.decide(self.view())}\n{self.view()}")
+        if not is_patient:
+            raise RuleBrokenError(f"never at rest: {self.decide(self.view())}\n{self.view()}")
+
+    def is_at_rest(self, actions: list[Action]) -> bool:
+        """Whether nothing is left to do, and all pods are up."""
+        return not actions and all(pod.is_ready for pod in self.pods.values())
+
+    def scale(self, replicas: int, spares: int) -> None:
+        self.replicas, self.spares = replicas, spares
 
     def happen(self) -> None:
         """Let one thing happen that nobody asked for."""
@@ -120,12 +123,15 @@ class SimCluster:
             lambda pod: self._change(pod, is_sent_away=True),
             lambda pod: self._change(pod, is_terminating=True),
             self._begin_episode,
-            self._begin_episode,
+            self.cut_off,
+            lambda _: self.come_back(),
             lambda _: self._wish(),
             lambda _: self._wish(),
             lambda pod: setattr(pod, "silent_s", self.chance.choice([None, 1.0, 400.0, 1000.0])),
             lambda pod: self._change(pod, is_busy=False),
             lambda pod: self._change(pod, is_held=not pod.is_ready),
+            lambda _: self._nodes_change(),
+            lambda _: self._apply_again(),
             self._vanish,
         ]
         if pod is not None:
@@ -134,7 +140,30 @@ class SimCluster:
 
     def _begin_episode(self, pod: SimPod) -> None:
         if pod.env_idx is not None and pod.can_run and not pod.is_drained:
-            pod.is_busy = True  # nothing in the API server changes
+            pod.is_busy, pod.episode_epoch = True, pod.epoch  # nothing in the API server changes
+
+    def cut_off(self, pod: SimPod) -> None:
+        """Its node is away for a while, in the middle of an episode."""
+        self._begin_episode(pod)
+        self._change(pod, is_ready=False, unready_s=30.0)
+
+    def come_back(self) -> None:
+        """Pods that could not be reached are what they were."""
+        for pod in self.pods.values():
+            if pod.unready_s is not None and not pod.is_down:
+                self._change(pod, is_ready=True, unready_s=None)
+
+    def _nodes_change(self) -> None:
+        self.hosts = self.chance.choice([HOSTS, HOSTS[:1]])
+
+    def _apply_again(self) -> None:
+        """Somebody deletes the pool, and applies it before its pods are gone."""
+        if self.foreign:
+            return
+        self.foreign = list(self.pods.values())
+        for pod in self.foreign:
+            self._change(pod, is_terminating=True)
+        self.pods, self.last_epoch = {}, 0
 
     def _wish(self) -> None:
         """A router whose reset hangs wants an env_idx elsewhere. It may not know of the last move."""
@@ -177,19 +206,19 @@ class SimCluster:
             is_drained=pod.is_drained,
             is_retired=pod.is_retired,
             node=pod.node,
-            node_name="n",
+            node_name=pod.node_name,
             hold=Hold(ConditionReason.NO_KVM_DEVICE, "") if pod.is_held else None,
             address="10.0.0.1",
         )
 
     def _current(self, seen: PodView) -> SimPod | None:
         """Return the pod that was looked at, if it has not changed since."""
-        pod = self.pods.get(seen.slot)
-        return pod if pod and pod.uid == seen.uid and str(pod.version) == seen.resource_version else None
+        known = (pod for pod in (*self.pods.values(), *self.foreign) if pod.uid == seen.uid)
+        return next((pod for pod in known if str(pod.version) == seen.resource_version), None)
 
     def _do(self, action: Action, epoch: int) -> None:
         if isinstance(action, Create):
-            self._create(action.slot)
+            self._create(action)
         elif isinstance(action, Assign):
             self._assign(action, epoch)
         elif isinstance(action, Release):
@@ -202,11 +231,13 @@ class SimCluster:
         elif pod := self._current(action.pod):
             self._delete(pod, action.pod)
 
-    def _create(self, slot: int) -> None:
-        if slot in self.pods:
+    def _create(self, action: Create) -> None:
+        if action.slot in self.pods or any(pod.slot == action.slot for pod in self.foreign):
             return  # AlreadyExists
         self.created += 1
-        self.pods[slot] = SimPod(slot, f"uid-{self.created}", self.clock_s, self.revision)
+        liked = [name for name in self.room if name not in action.avoid]
+        name = self.chance.choice(liked if liked and self.chance.random() < 0.7 else self.room)
+        self.pods[action.slot] = SimPod(action.slot, f"uid-{self.created}", self.clock_s, self.revision, node_name=name)
 
     def _assign(self, action: Assign, epoch: int) -> None:
         if action.after is not None:
@@ -221,6 +252,8 @@ class SimCluster:
         if pod := self._current(action.pod):
             if not pod.can_run or pod.is_drained or pod.is_terminating or pod.is_retired:
                 raise RuleBrokenError(f"an env_idx went to a pod that cannot serve: {pod}")
+            if epoch <= pod.episode_epoch:
+                raise RuleBrokenError(f"epoch {epoch} would find an episode of before: {pod}")
             self._change(pod, env_idx=action.env_idx, epoch=epoch)
 
     def _delete(self, pod: SimPod, seen: PodView) -> None:
@@ -235,6 +268,8 @@ class SimCluster:
         for pod in self.pods.values():
             if pod.env_idx is None:
                 continue
+            if any(other.env_idx == pod.env_idx for other in self.foreign):
+                raise RuleBrokenError(f"a pod of the object before has env_idx {pod.env_idx} as well")
             if pod.env_idx in held:
                 raise RuleBrokenError(f"two pods have env_idx {pod.env_idx}")
             held[pod.env_idx] = pod
@@ -243,15 +278,3 @@ class SimCluster:
 def _is_given_up(seen: PodView) -> bool:
     """Whether it had not answered for so long that nobody waits for it. It may answer by now: nobody can know."""
     return seen.silent_s is not None and seen.silent_s >= SILENT_S
-
-
-def _refuse_too_many(view: PoolView, actions: list[Action]) -> None:
-    """A pod that is alive, may stay and has no number above the last is one of those that were asked for."""
-    staying = [pod for pod in view.pods if pod.node is not NodeState.LEAVING and not pod.is_sent_away]
-    counted = [pod for pod in staying if pod.is_alive]
-    kept = [pod for pod in counted if pod.env_idx is None or pod.env_idx < view.replicas]
-    deleted = {action.pod.uid for action in actions if isinstance(action, Delete)}
-    there = sum(pod.uid not in deleted for pod in kept)
-    creates = sum(isinstance(action, Create) for action in actions)
-    if creates and there + creates > view.replicas + view.spares:
-        raise RuleBrokenError(f"{creates} new pods beside {there} for {view.replicas} + {view.spares}")

@@ -1,8 +1,12 @@
-"""Manifests of a pool's children: what Pod Security asks for, who holds a secret, and settings that are known."""
+"""Manifests of a pool's children: what Pod Security asks for, who holds a secret, and settings that are known.
+
+Over 300 lines: most rules are held against env pods and routers alike, made from the same few specs.
+"""
 
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +16,10 @@ from pydantic_settings import BaseSettings
 from osworld_contract.crd import OSWorldEnv
 from osworld_contract.crd.placement import HostPathCache
 from osworld_contract.kube_names import LABEL_ENV_IDX, LABEL_POOL, LABEL_REVISION, LABEL_SLOT, OPERATOR_AUDIENCE
-from osworld_contract.places import CACHE_VARIABLE
+from osworld_contract.places import CACHE_VARIABLE, SHARED_VARIABLE, episodes_dir, fetched_image_dir, run_dir
+from osworld_envpod.desktops.qemu.settings import QemuSettings
 from osworld_envpod.settings import EnvServerSettings
+from osworld_envpod.tasks.settings import WorkerSettings
 from osworld_operator.children import (
     ChildSettings,
     applied_children,
@@ -79,7 +85,7 @@ def known_variables(settings: type[BaseSettings]) -> set[str]:
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_variable_of_an_env_pod_is_a_setting_of_the_env_server(spec: dict[str, Any]) -> None:
     given = variables(containers(pod_of(spec))["server"])
-    assert set(given) <= known_variables(EnvServerSettings) | {CACHE_VARIABLE}
+    assert set(given) <= known_variables(EnvServerSettings) | {CACHE_VARIABLE, SHARED_VARIABLE}
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -145,6 +151,37 @@ def test_the_restricted_level_takes_the_volumes_unless_the_cache_is_a_folder_of_
     assert volumes[0]["hostPath"] == {"path": "/srv/osworld", "type": "DirectoryOrCreate"}
 
 
+def test_what_env_servers_keep_is_on_volumes_that_need_no_folder_made_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = containers(pod_of(QEMU_KVM))["server"]
+    for name, variable in variables(server).items():
+        monkeypatch.setenv(name, variable.get("value", "from-a-secret"))
+    mounts = {Path(mount["mountPath"]): mount["name"] for mount in server["volumeMounts"]}
+    assert not [mount for mount in server["volumeMounts"] if "subPath" in mount], "a kubelet makes them for root"
+    machine = QemuSettings(run_dir=run_dir())
+    worker = WorkerSettings(run_dir())
+    kept = (fetched_image_dir(), episodes_dir(), machine.template_dir, machine.snapshot_dir, worker.download_dir)
+    for folder, volume in {**dict.fromkeys(kept, "cache"), run_dir(): "run"}.items():
+        assert [name for path, name in mounts.items() if folder.is_relative_to(path)] == [volume], folder
+    assert not any(worker.python.is_relative_to(path) for path in mounts), "the container image's own"
+
+
+@pytest.mark.parametrize(
+    ("cache", "are_kept"),
+    [
+        (None, False),
+        ({"emptyDir": {}}, False),
+        ({"hostPath": {"path": "/srv/osworld"}}, True),
+        ({"persistentVolumeClaim": {"claimName": "images"}}, True),
+    ],
+)
+def test_task_snapshots_are_kept_where_envs_share_them(cache: dict[str, Any] | None, are_kept: bool) -> None:
+    spec = {**QEMU_KVM, **({"cache": cache} if cache else {})}
+    given = variables(containers(pod_of(spec))["server"])["OSWORLD_TASK_SNAPSHOTS"]["value"]
+    assert given == str(are_kept).lower()
+    switched_off = {**spec, "snapshots": {"tasks": {"enabled": False}}}
+    assert variables(containers(pod_of(switched_off))["server"])["OSWORLD_TASK_SNAPSHOTS"]["value"] == "false"
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_mounts_and_volumes_belong_together(spec: dict[str, Any]) -> None:
     manifest = pod_of(spec)["spec"]
@@ -170,9 +207,17 @@ def test_the_agents_container_holds_no_secret_and_no_way_to_write_the_control_fo
 
 
 def test_a_key_of_the_tasks_reaches_the_server_alone_and_may_be_missing() -> None:
-    server = containers(pod_of(EVERYTHING))["server"]
-    reference = variables(server)["OPENAI_API_KEY"]["valueFrom"]["secretKeyRef"]
-    assert reference == {"name": "openai", "key": "OPENAI_API_KEY", "optional": True}
+    given = variables(containers(pod_of(EVERYTHING))["server"])
+    for name, key in (("OPENAI_API_KEY", "OPENAI_API_KEY"), ("OSWORLD_WORKER_HTTPS_PROXY", "HTTPS_PROXY")):
+        assert given[name]["valueFrom"]["secretKeyRef"] == {"name": "openai", "key": key, "optional": True}
+
+
+def test_a_variable_of_the_pools_own_stands_beside_a_secret_that_lacks_it() -> None:
+    own = [{"name": "OPENAI_BASE_URL", "value": "https://model/v1"}]
+    given = variables(
+        containers(pod_of({"tasks": {"secretRef": {"name": "openai"}}, "podTemplate": {"env": own}}))["server"]
+    )
+    assert given["OPENAI_BASE_URL"]["value"] == "https://model/v1"
 
 
 @pytest.mark.parametrize(
@@ -258,9 +303,59 @@ def test_env_pods_reach_the_outside_only_where_they_need_it_and_the_cluster_neve
     assert "Egress" in closed["spec"]["policyTypes"]
 
 
+@pytest.mark.parametrize(
+    ("url", "is_fetched"),
+    [
+        ("http://images.test/desktop.zip", True),
+        ("https://images.test/desktop.zip", True),
+        ("s3://images/desktop.zip", True),
+        ("oci://registry.test/images/desktop:1", True),
+        ("file:/images/desktop.zip", False),
+        ("/images/desktop.zip", False),
+    ],
+)
+def test_env_pods_reach_the_outside_for_an_image_that_is_no_path(url: str, is_fetched: bool) -> None:
+    spec = {"desktop": {**QEMU, "image": {"url": url}}, "tasks": {"mirror": "/mirror"}}
+    policy = next(of_kind(applied_children(env(**spec), SETTINGS), "NetworkPolicy"))
+    assert bool(policy["spec"]["egress"]) is is_fetched
+
+
 def test_the_router_may_read_pods_and_nothing_else() -> None:
     (role,) = of_kind(applied_children(env(), SETTINGS), "Role")
     assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+
+
+def test_routers_are_on_nodes_of_their_own() -> None:
+    (deployment,) = of_kind(applied_children(env(), SETTINGS), "Deployment")
+    [spread] = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "DoNotSchedule")
+    assert (
+        spread["labelSelector"]["matchLabels"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    )
+    assert spread["nodeTaintsPolicy"] == "Honor", "else one worker beside a closed control plane has one router only"
+    assert "tolerations" not in deployment["spec"]["template"]["spec"], "it comes back with its node"
+
+
+def test_a_router_of_another_object_of_that_name_is_another_pod() -> None:
+    """Its Secret is made anew, and a Deployment that was taken over would keep the tokens of the one before."""
+    found = env()
+    head = found.metadata.model_copy(update={"uid": "another"})
+    another = found.model_copy(update={"metadata": head})
+    templates = []
+    for each in (found, found, another):
+        (deployment,) = of_kind(applied_children(each, SETTINGS), "Deployment")
+        templates.append(deployment["spec"]["template"])
+    first, again, second = templates
+    assert first == again != second
+
+
+def test_a_router_that_is_alone_leaves_a_lost_node_soon() -> None:
+    (deployment,) = of_kind(applied_children(env(router={"replicas": 1}), SETTINGS), "Deployment")
+    given = deployment["spec"]["template"]["spec"]["tolerations"]
+    assert {(each["key"].partition("/")[2], each["tolerationSeconds"]) for each in given} == {
+        ("not-ready", 5),
+        ("unreachable", 5),
+    }
 
 
 def test_the_router_is_reached_at_its_service() -> None:

@@ -47,15 +47,23 @@ def test_an_open_device_without_a_boot_is_unproven() -> None:
 
 
 def test_an_open_device_under_which_no_kernel_boots_is_broken() -> None:
-    verdict = judge(replace(INTEL, proof=KvmProof(works=False, reason="a kernel did not boot under it in 20 s")))
+    facts = replace(INTEL, proof=KvmProof(works=False, reason="a kernel did not boot under it in 20 s"))
+    verdict = judge(facts)
     assert verdict.kvm is Kvm.BROKEN
     assert "did not boot" in verdict.findings[-1].detail
+    assert "sudo modprobe -r kvm_intel && sudo modprobe kvm_intel), then this check again" in advice(facts)
+    assert "nested" not in advice(facts)
+    inside = replace(facts, dmi_vendor="QEMU", cpu_flags=GUEST | {"svm"}, is_container=True)
+    assert "on the container's host: " in advice(inside)
+    assert "kvm_amd" in advice(inside)
+    assert "on the machine below: `options kvm_intel nested=1`" in advice(inside)
 
 
 def test_a_device_without_the_processors_extension_is_broken_even_if_nothing_could_be_booted() -> None:
     facts = replace(INTEL, cpu_flags=GUEST, modules=frozenset({"kvm", "kvm_pvm"}), proof=KvmProof(works=None))
     assert judge(facts).kvm is Kvm.BROKEN
     assert level_of(facts, "processor") is Level.MISSING
+    assert "dmesg" not in advice(replace(facts, proof=KvmProof(works=False, reason="no boot")))
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,17 @@ def test_pictures_are_relative_and_quoted() -> None:
     assert [attributes["src"] for tag, attributes in tags.seen if tag == "img"] == ["env%200/00%231.png"]
 
 
+def test_what_was_played_again_is_no_step_of_its_own() -> None:
+    shots = [Shot("reset", 1.0, replayed=True), Shot("step", 1.0, "a", replayed=True), Shot("replay", 2.5)]
+    shots += [Shot("step", 1.0, "b"), Shot("evaluate", 1.0)]
+    record = EpisodeRecord("a", "b", shots, score=1.0, replay_of="0123456789abcdef")
+    text = _parsed(record).text
+    assert "goes on from 0123456789ab, score 1" in text
+    assert "step 2" in text and "step 3" not in text
+    assert text.count("played again") == 2
+    assert record.duration_s == 4.0
+
+
 def test_the_page_needs_nothing_from_elsewhere() -> None:
     page = render_page("t", [EpisodeRecord("a", "b", [Shot("reset", 1.0)], score=0.0)], FOLDER)
     assert "http" not in page

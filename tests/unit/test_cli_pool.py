@@ -6,7 +6,7 @@ import pytest
 
 from osworld_contract.names import ENV_TOKEN, ENV_UPSTREAM_TOKEN
 from osworld_env.keeper import BACKOFF_MAX_S, Limits
-from osworld_env.pool_plan import PoolPlan, Server, env_launch, next_server, router_launch
+from osworld_env.pool_plan import PoolPlan, Server, env_launch, limits_for, next_server, router_launch
 
 PLAN = PoolPlan(
     envs=2,
@@ -25,6 +25,13 @@ def test_the_next_env_server_of_a_slot_is_another() -> None:
     first, second = next_server(3, 4001), next_server(3, 4002)
     assert first.uid != second.uid
     assert (first.url, second.url) == ("http://127.0.0.1:4001", "http://127.0.0.1:4002")
+
+
+def test_env_servers_whose_machines_boot_have_time_for_it() -> None:
+    # An image's fetch, a try under KVM, a boot under emulation, each bounded by the env server.
+    assert limits_for("docker").start_s > 3600 + 300 + 2400
+    assert limits_for("docker").stop_s == limits_for("xvfb").stop_s
+    assert limits_for("xvfb") == limits_for("qemu") == Limits()
 
 
 def test_an_env_server_asks_for_the_pools_own_token() -> None:

@@ -24,6 +24,8 @@ from osworld_env.settings import ClientSettings
 from osworld_envpod.desktops.rundir import LONGEST_SOCKET, PREFIX, SOCKET_PATH_MAX
 from osworld_envpod.metrics import EnvMetrics
 from osworld_envpod.settings import EnvServerSettings
+from osworld_node.metrics import NodeMetrics
+from osworld_node.settings import NodeSettings
 from osworld_operator.metrics import OperatorMetrics
 from osworld_operator.settings import OperatorSettings
 from osworld_router.metrics import Metrics
@@ -111,6 +113,7 @@ def _bounds(metadata: list[Any]) -> str:
         ("env-settings", EnvServerSettings),
         ("router-settings", RouterSettings),
         ("operator-settings", OperatorSettings),
+        ("node-settings", NodeSettings),
     ],
 )
 def test_settings_are_those_of_the_model(mark: str, model: type[BaseSettings]) -> None:
@@ -142,7 +145,12 @@ def row_of(metric: MetricWrapperBase) -> tuple[str, str, frozenset[str]]:
     return name, family.type, frozenset(metric._labelnames)
 
 
-METRICS = [("env-metrics", EnvMetrics()), ("router-metrics", Metrics()), ("operator-metrics", OperatorMetrics())]
+METRICS = [
+    ("env-metrics", EnvMetrics()),
+    ("router-metrics", Metrics()),
+    ("operator-metrics", OperatorMetrics()),
+    ("node-metrics", NodeMetrics()),
+]
 
 
 @pytest.mark.parametrize(("mark", "owner"), METRICS)

@@ -1,6 +1,7 @@
 """A keeper's rounds, where the API server or our own code lets it down."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -10,9 +11,25 @@ from osworld_operator.children import ChildSettings
 from osworld_operator.cluster import Cluster
 from osworld_operator.env_servers import EnvServers
 from osworld_operator.errors import ClusterError, ConflictError, UnavailableError
+from osworld_operator.handlers import Keepers
 from osworld_operator.keeper import PoolKeeper, Tools
 from osworld_operator.metrics import OperatorMetrics
 from osworld_operator.nodes import NodeBook
+
+
+class LeavingCluster(Cluster):
+    """Has no pool; while a keeper asks for the first time, another one of that name is applied."""
+
+    def __init__(self) -> None:
+        self.fence = lambda: None
+        self.looks = 0
+        self.apply_again: Callable[[], None] = lambda: None
+
+    async def env(self, namespace: str, name: str) -> dict[str, Any] | None:
+        self.looks += 1
+        if self.looks == 1:
+            self.apply_again()
+        return None
 
 
 class FailingCluster(Cluster):
@@ -58,3 +75,15 @@ async def test_a_round_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch,
 
 async def test_a_conflict_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await results(monkeypatch, ConflictError("changed")) == {"conflict": 1, "ok": 1}
+
+
+async def test_a_pool_that_comes_back_while_its_keeper_leaves_is_kept() -> None:
+    cluster = LeavingCluster()
+    children = ChildSettings("env:1", "desktop:1", "router:1", "system")
+    tools = Tools(cluster, cast(EnvServers, None), NodeBook(cluster), children, OperatorMetrics())
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        keepers = Keepers(tools, tasks)
+        cluster.apply_again = lambda: keepers.see_env("train", "desks")
+        keepers.see_env("train", "desks")
+    assert cluster.looks == 2
+    assert not keepers.all

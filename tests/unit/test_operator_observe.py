@@ -6,7 +6,7 @@ import pytest
 
 from osworld_contract.crd import ConditionReason, OSWorldEnv
 from osworld_operator.observe import Heard, Report, node_state, pod_view, pool_view
-from osworld_operator.view import NodeState, PodView, PoolView
+from osworld_operator.view import Hold, NodeState, PodView, PoolView
 from pools import pool as pool_of
 
 NOW_S = 1_800_000_000.0
@@ -117,6 +117,51 @@ def test_what_a_container_waits_for_becomes_a_reason(waiting: str, message: str,
     assert hold is not None and hold.reason is reason and message in hold.message
 
 
+SAID = "ERROR osworld_envpod: https://e.example.com/a.qcow2 is not there (404)"
+NO_START = {"terminated": {"exitCode": 1, "reason": "Error", "message": f"INFO fetching\n{SAID}\n"}}
+TURNS = [
+    server(NO_START),
+    server({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}, NO_START),
+    server(RUNNING, NO_START),
+    server(NO_START, NO_START),
+    server({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s"}}, NO_START),
+]
+"""What the kubelet says, turn by turn, of an env server that cannot start."""
+
+
+def test_what_an_env_server_that_cannot_start_said_is_shown_at_every_turn() -> None:
+    holds = {seen(pod(conditions=ready("False", BEGAN), containerStatuses=turn)).hold for turn in TURNS}
+    assert holds == {Hold(ConditionReason.PODS_FAILING, f"container server: {SAID}")}
+
+
+def test_secrets_in_last_words_stay_there() -> None:
+    ended = {"terminated": {"exitCode": 1, "message": "https://me:hunter2@e.example.com/a.qcow2: 401"}}
+    hold = seen(pod(conditions=ready("False", BEGAN), containerStatuses=server(RUNNING, ended))).hold
+    assert hold is not None and "e.example.com/a.qcow2: 401" in hold.message and "hunter2" not in hold.message
+
+
+def test_an_env_server_that_ended_without_a_word_has_its_exit_code_shown() -> None:
+    killed = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    hold = seen(pod(conditions=ready("False", BEGAN), containerStatuses=server(RUNNING, killed))).hold
+    assert hold is not None and hold.message == "container server: OOMKilled, exit code 137"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pod(conditions=ready("True", LATER), containerStatuses=server(RUNNING, NO_START)),
+        pod(conditions=ready("False", LATER), containerStatuses=server(RUNNING, NO_START)),
+        pod(
+            conditions=ready("False", BEGAN),
+            containerStatuses=[{"name": "desktop", "state": RUNNING, "lastState": NO_START}],
+        ),
+        pod(phase="Failed", conditions=ready("False", BEGAN), containerStatuses=server(NO_START)),
+    ],
+)
+def test_a_server_that_came_up_once_is_not_held_while_it_runs(given: dict[str, Any]) -> None:
+    assert seen(given).hold is None
+
+
 def node(ready: str = "True", taints: tuple[str, ...] = (), **spec: Any) -> dict[str, Any]:
     return {
         "spec": {"taints": [{"key": key} for key in taints], **spec},
@@ -134,7 +179,12 @@ def node(ready: str = "True", taints: tuple[str, ...] = (), **spec: Any) -> dict
         (node(unschedulable=True), NodeState.LEAVING),
         (node(taints=("aws-node-termination-handler/spot-itn",)), NodeState.LEAVING),
         (node(taints=("example.com/mine",)), NodeState.SOUND),
-        (node(taints=("node.kubernetes.io/memory-pressure",)), NodeState.SOUND),
+        (node(taints=("node.kubernetes.io/memory-pressure",)), NodeState.PRESSED),
+        (node(taints=("node.kubernetes.io/disk-pressure",)), NodeState.PRESSED),
+        (node(taints=("node.kubernetes.io/pid-pressure",)), NodeState.PRESSED),
+        (node(taints=("node.kubernetes.io/pid-pressure",), unschedulable=True), NodeState.LEAVING),
+        (node("Unknown", taints=("node.kubernetes.io/disk-pressure",)), NodeState.LOST),
+        (node(taints=("node.kubernetes.io/network-unavailable",)), NodeState.SOUND),
     ],
 )
 def test_what_a_node_means_for_its_pods(given: dict[str, Any], state: NodeState) -> None:
@@ -153,18 +203,24 @@ def test_a_node_that_is_not_known_is_lost() -> None:
     assert found is not None and found.node is NodeState.LOST
 
 
+def owner(uid: str) -> dict[str, Any]:
+    return {"kind": "OSWorldEnv", "name": "desks", "uid": uid, "controller": True}
+
+
 def many(count: int) -> list[dict[str, Any]]:
     """Return ready pods with the uids u0, u1, ..."""
     found = []
     for slot in range(count):
         given = pod({"osworld.dev/slot": str(slot)}, conditions=ready("True", LATER), podIP=f"10.0.0.{slot}")
-        given["metadata"] |= {"name": f"desks-{slot}", "uid": f"u{slot}"}
+        given["metadata"] |= {"name": f"desks-{slot}", "uid": f"u{slot}", "ownerReferences": [owner("env-1")]}
         found.append(given)
     return found
 
 
 def heard(silent_s: dict[str, float], pods: list[dict[str, Any]]) -> PoolView:
-    env = OSWorldEnv.model_validate(pool_of(replicas=2, spares=2))
+    body = pool_of(replicas=2, spares=2)
+    body["metadata"]["uid"] = "env-1"
+    env = OSWorldEnv.model_validate(body)
     return pool_view(env, "", pods, {"n0": NodeState.SOUND}, Heard(silent_s=silent_s), NOW_S)
 
 
@@ -184,3 +240,11 @@ def test_where_most_do_not_answer_the_fault_is_not_theirs() -> None:
     view = heard({"u0": 400.0, "u1": 400.0, "u2": 20.0}, many(4))
     assert all(found.silent_s is None for found in view.pods) and view.is_deaf
     assert not heard({"u0": 40.0, "u1": 40.0, "u2": 20.0}, many(4)).is_deaf, "not yet worth a word"
+
+
+def test_pods_of_another_object_of_that_name_are_none_of_the_pools() -> None:
+    pods = many(3)
+    pods[0]["metadata"]["ownerReferences"] = [owner("env-0")]
+    pods[1]["metadata"]["ownerReferences"] = []
+    view = heard({}, pods)
+    assert ([found.slot for found in view.pods], [found.slot for found in view.foreign]) == ([2], [0, 1])

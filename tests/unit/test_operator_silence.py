@@ -56,8 +56,10 @@ class Scripted(EnvServers):
 
     def __init__(self) -> None:
         self.answer: Report | None = None
+        self.epochs: list[int] = []
 
-    async def state(self, address: str, uid: str, token: str) -> Report | None:
+    async def state(self, address: str, uid: str, token: str, epoch: int) -> Report | None:
+        self.epochs.append(epoch)
         return self.answer
 
     drain = state
@@ -67,14 +69,14 @@ async def test_silence_lasts_from_the_first_question_without_an_answer_to_the_ne
     servers = Scripted()
     async with asyncio.TaskGroup() as tasks:
         reports = Reports(servers, tasks, lambda: None)
-        reports.refresh({HOLDER: False}, "t")
+        reports.refresh({HOLDER: False}, "t", 1)
         await asyncio.sleep(0)
         first = reports.heard.silent_s["u0"]
-        reports.drain(HOLDER, "t")
+        reports.drain(HOLDER, "t", 1)
         await asyncio.sleep(0)
         assert reports.heard.silent_s["u0"] > first, "the first unanswered question counts"
         servers.answer = Report(is_busy=False, is_drained=True)
-        reports.drain(HOLDER, "t")
+        reports.drain(HOLDER, "t", 1)
         await asyncio.sleep(0)
         assert reports.heard.silent_s == {}
 
@@ -82,7 +84,25 @@ async def test_silence_lasts_from_the_first_question_without_an_answer_to_the_ne
 async def test_the_silence_of_a_pod_that_is_not_ready_does_not_count() -> None:
     async with asyncio.TaskGroup() as tasks:
         reports = Reports(Scripted(), tasks, lambda: None)
-        reports.refresh({HOLDER: False}, "t")
+        reports.refresh({HOLDER: False}, "t", 1)
         await asyncio.sleep(0)
-        reports.refresh({replace(HOLDER, is_ready=False): False}, "t")
+        reports.refresh({replace(HOLDER, is_ready=False): False}, "t", 1)
         assert reports.heard.silent_s == {}
+
+
+async def test_a_pod_without_an_env_idx_is_told_that_its_epoch_is_over() -> None:
+    servers = Scripted()
+    servers.answer = Report(is_busy=True, is_drained=False)
+    released = replace(HOLDER, env_idx=None, epoch=0)
+    async with asyncio.TaskGroup() as tasks:
+        reports = Reports(servers, tasks, lambda: None)
+        reports.refresh({HOLDER: False}, "t", 8)
+        await asyncio.sleep(0)
+        assert not reports.is_unfenced(HOLDER)
+        assert reports.is_unfenced(released)
+        reports.refresh({released: False}, "t", 9)
+        await asyncio.sleep(0)
+        assert not reports.is_unfenced(released)
+        reports.forget_all_but([HOLDER])
+        assert reports.is_unfenced(released), "it had another one meanwhile"
+    assert servers.epochs == [HOLDER.epoch, 9]

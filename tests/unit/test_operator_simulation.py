@@ -11,23 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from full_sim import FullCluster, MeanCluster
 from osworld_operator.actions import Action, Assign, Create, Delete, Drain
 from osworld_operator.decide import decide
 from osworld_operator.view import NodeState, PoolView
-from pool_sim import Decide, RuleBrokenError, SimCluster
+from pool_rules import RuleBrokenError
+from pool_sim import HOSTS, Decide, SimCluster
 
 EVENTS = 60
 SEEDS = st.integers(0, 2**32)
 
 
-def live(seed: int, rules: Decide) -> SimCluster:
+def live(seed: int, rules: Decide, kind: type[SimCluster] = SimCluster) -> SimCluster:
     """Run a pool through a random life, then let it come to rest, and return it."""
     chance = random.Random(seed)
-    cluster = SimCluster(chance, rules)
+    cluster = kind(chance, rules)
     for _ in range(EVENTS):
         happening = chance.random()
         if happening < 0.1:
-            cluster.replicas, cluster.spares = chance.randint(0, 6), chance.randint(0, 2)
+            cluster.scale(chance.randint(0, 6), chance.randint(0, 2))
         elif happening < 0.14:
             cluster.revision = f"r{chance.randint(0, 3)}"
         elif happening < 0.6:
@@ -43,6 +45,7 @@ def live(seed: int, rules: Decide) -> SimCluster:
             pod.node = NodeState.SOUND
             pod.version += 1
         pod.is_held = False
+    cluster.hosts = HOSTS
     cluster.settle()
     return cluster
 
@@ -50,7 +53,7 @@ def live(seed: int, rules: Decide) -> SimCluster:
 def assert_exact(cluster: SimCluster) -> None:
     """Hold a pool at rest against what was asked for."""
     pods = list(cluster.pods.values())
-    if len(pods) != cluster.replicas + cluster.spares:
+    if len(pods) != cluster.expected:
         raise RuleBrokenError(f"{len(pods)} pods for {cluster.replicas} + {cluster.spares}")
     numbers = sorted(pod.env_idx for pod in pods if pod.env_idx is not None)
     if numbers != list(range(cluster.replicas)):
@@ -66,6 +69,12 @@ def assert_exact(cluster: SimCluster) -> None:
 @given(SEEDS)
 def test_whatever_happens_no_rule_is_broken_and_the_pool_comes_to_rest(seed: int) -> None:
     assert_exact(live(seed, decide))
+
+
+@settings(max_examples=500, deadline=None)
+@given(SEEDS, st.sampled_from([FullCluster, MeanCluster]))
+def test_where_only_the_replicas_fit_a_pool_comes_to_rest_as_well(seed: int, kind: type[SimCluster]) -> None:
+    assert_exact(live(seed, decide, kind))
 
 
 def without_consent(view: PoolView) -> list[Action]:
@@ -118,15 +127,65 @@ def deaf(view: PoolView) -> list[Action]:
     return [replace(action, is_wished=False) if isinstance(action, Assign) else action for action in decide(view)]
 
 
-def violations(rules: Callable[[PoolView], list[Action]]) -> Iterator[int]:
+def tireless(view: PoolView) -> list[Action]:
+    """Send a spare to a node that is full, again and again."""
+    return decide(replace(view, may_part=True))
+
+
+def blind(view: PoolView) -> list[Action]:
+    """Take the names of pods that are not the pool's own for free."""
+    return decide(replace(view, foreign=()))
+
+
+def stubborn(view: PoolView) -> list[Action]:
+    """Never make room for an update."""
+    return decide(replace(view, may_swap=False))
+
+
+def violations(rules: Callable[[PoolView], list[Action]], kind: type[SimCluster] = SimCluster) -> Iterator[int]:
     """Yield the seeds at which a mistake is found out."""
     for seed in range(150):
         try:
-            assert_exact(live(seed, rules))
+            assert_exact(live(seed, rules, kind))
         except RuleBrokenError:
             yield seed
 
 
-@pytest.mark.parametrize("mistake", [without_consent, twice, too_many, never_down, to_anybody, impatient, deaf])
+@pytest.mark.parametrize(
+    "mistake", [without_consent, twice, too_many, never_down, to_anybody, impatient, deaf, tireless, blind]
+)
 def test_the_simulation_finds_a_planted_mistake(mistake: Decide) -> None:
     assert next(violations(mistake), None) is not None
+
+
+def careless(view: PoolView) -> list[Action]:
+    """Give numbers to spares without a look at what they are in the middle of."""
+    return decide(replace(view, pods=tuple(replace(pod, is_busy=None) for pod in view.pods)))
+
+
+def cut_off_and_back(seed: int, rules: Decide) -> None:
+    """Have a pod lose its env_idx in an episode and come back, and then another env_idx be given away."""
+    cluster = SimCluster(random.Random(seed), rules)
+    cluster.replicas, cluster.spares = 2, 2
+    cluster.settle()
+    before, other = (next(pod for pod in cluster.pods.values() if pod.env_idx == idx) for idx in range(2))
+    cluster.cut_off(before)
+    cluster.round()
+    assert before.is_busy and before.env_idx is None
+    cluster.come_back()
+    cluster.cut_off(other)
+    cluster.round()
+    assert other.env_idx is None
+
+
+def test_a_pod_that_was_cut_off_in_an_episode_is_the_last_to_get_another_env_idx() -> None:
+    for seed in range(20):
+        cut_off_and_back(seed, decide)
+    with pytest.raises(RuleBrokenError, match="old episode"):
+        for seed in range(20):
+            cut_off_and_back(seed, careless)
+
+
+@pytest.mark.parametrize("kind", [FullCluster, MeanCluster])
+def test_the_simulation_finds_an_update_that_never_comes(kind: type[SimCluster]) -> None:
+    assert next(violations(stubborn, kind), None) is not None

@@ -4,9 +4,10 @@ from types import SimpleNamespace as Object
 from typing import Any
 
 import pytest
+from kubernetes import client
 
 from osworld_contract.registry import RegistryEntry
-from osworld_router.pods import PodRegistry, entry_of, latest
+from osworld_router.pods import PAGE_PODS, PodRegistry, entry_of, latest, lighten, listed_in_pages, router_of
 
 
 def pod(
@@ -31,6 +32,56 @@ def test_an_ipv6_address_is_put_in_brackets() -> None:
 )
 def test_a_pod_that_serves_no_number_is_none(given: Any) -> None:
     assert entry_of(given) is None
+
+
+def router_pod(is_ready: bool = True, address: str | None = "10.1.2.4", component: str = "router") -> client.V1Pod:
+    head = client.V1ObjectMeta(name="desks-router-0", labels={"app.kubernetes.io/component": component})
+    ready = client.V1PodCondition(type="Ready", status=str(is_ready))
+    return client.V1Pod(metadata=head, status=client.V1PodStatus(pod_ip=address, conditions=[ready]))
+
+
+def test_a_router_that_is_ready_can_be_asked_and_is_no_entry() -> None:
+    found = router_pod()
+    lighten(found)
+    assert router_of(found) == "http://10.1.2.4:15001"
+    assert entry_of(found) is None
+
+
+@pytest.mark.parametrize("given", [router_pod(False), router_pod(address=None), router_pod(component="env")])
+def test_others_are_not_asked(given: client.V1Pod) -> None:
+    assert router_of(given) is None
+
+
+def test_a_long_list_comes_in_pages_of_which_none_is_kept_whole() -> None:
+    pods, asked = [whole_pod(number) for number in range(2 * PAGE_PODS + 1)], list[dict[str, Any]]()
+
+    def listed(**given: Any) -> client.V1PodList:
+        asked.append(given)
+        start = int(given.get("_continue", 0))
+        end = start + given["limit"]
+        head = client.V1ListMeta(resource_version="77")
+        head.var_continue = str(end) if end < len(pods) else None
+        assert all(pod.spec is None for pod in pods[:start]), "the pages before are light"
+        return client.V1PodList(items=pods[start:end], metadata=head)
+
+    found = listed_in_pages(listed, {"namespace": "train"})
+    assert [pod.metadata.name for pod in found.items] == [f"desks-{number}" for number in range(len(pods))]
+    assert found.metadata.resource_version == "77"
+    assert [given.get("_continue") for given in asked] == [None, "50", "100"]
+    assert all(given["namespace"] == "train" for given in asked)
+    assert all(pod.spec is None and pod.metadata.managed_fields is None for pod in found.items)
+    assert entry_of(found.items[-1]) == RegistryEntry(env_idx=100, uid="u100", epoch=1, url="http://10.0.0.1:18082")
+
+
+def whole_pod(number: int) -> client.V1Pod:
+    labels = {"osworld.dev/env-idx": str(number), "osworld.dev/env-epoch": "1"}
+    return client.V1Pod(
+        metadata=client.V1ObjectMeta(
+            name=f"desks-{number}", uid=f"u{number}", labels=labels, managed_fields=[client.V1ManagedFieldsEntry()]
+        ),
+        spec=client.V1PodSpec(containers=[]),
+        status=client.V1PodStatus(phase="Running", pod_ip="10.0.0.1", conditions=[]),
+    )
 
 
 def test_of_two_pods_with_one_number_the_later_epoch_counts() -> None:
@@ -60,3 +111,11 @@ async def test_an_answer_that_is_older_than_what_is_known_changes_nothing() -> N
     registry.take_over("desks-2", entry("c", 3))
     await registry.learn(entry("b", 2))
     assert registry.snapshot.envs == {0: entry("c", 3)}
+
+
+async def test_routers_come_and_go() -> None:
+    registry = PodRegistry("train", "desks")
+    registry.take_over("desks-router-0", None, "http://10.1.2.4:15001")
+    assert list(registry.routers) == ["http://10.1.2.4:15001"]
+    registry.take_over("desks-router-0", None)
+    assert not registry.routers

@@ -128,6 +128,6 @@ def test_a_pool_without_an_answer_still_has_every_field_of_v1() -> None:
 
 def test_the_openapi_document_has_every_path() -> None:
     paths = document()["paths"]
-    own = {"/health", "/livez", "/readyz", "/envs", "/metrics", "/openapi.json"}
+    own = {"/health", "/livez", "/readyz", "/envs", "/peers", "/metrics", "/openapi.json"}
     of_env = {f"/envs/{{env_idx}}{path}" for path in (*CALLS, *PAGES)}
     assert set(paths) == own | of_env | set(CALLS)

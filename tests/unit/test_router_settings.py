@@ -40,6 +40,7 @@ def test_defaults_are_loopback_and_nested_deadlines() -> None:
         ("OSWORLD_ROUTER_STEP_TIMEOUT_S", "inf"),
         ("OSWORLD_ROUTER_STEP_TIMEOUT_S", "nan"),
         ("OSWORLD_ROUTER_BODY_LIMIT_MIB", "1.5"),
+        ("OSWORLD_ROUTER_PEERS", "http://10.0.0.1:15001,10.0.0.2:15001"),
         ("OSWORLD_INSECURE", "perhaps"),
         ("OSWORLD_LOG_LEVEL", "LOUD"),
     ],
