@@ -16,6 +16,7 @@ from osworld_contract.faults import FaultError
 from osworld_envpod.desktops.base import DesktopState
 from osworld_envpod.desktops.xvfb import XvfbDesktop, XvfbSettings
 from osworld_envpod.guest import CommandResult, GuestClient
+from osworld_guest.layout import SESSION_LOG
 from waiting import wait_for
 
 COMMAND_DEADLINE_S = 30.0
@@ -108,17 +109,20 @@ async def machine(run_dir: Path, **settings: int) -> AsyncIterator[Machine]:
         try:
             yield running
         except BaseException:
-            await _save_screen(running)
+            await _save_evidence(running)
             raise
         finally:
             await running.guest.close()
 
 
-async def _save_screen(running: Machine) -> None:
+async def _save_evidence(running: Machine) -> None:
+    """Save what the session said, its processes and the screen."""
     if running.desktop.state is DesktopState.READY:
         with contextlib.suppress(FaultError, OSError):
             OUT.mkdir(parents=True, exist_ok=True)
             name = os.environ.get("PYTEST_CURRENT_TEST", "desktop").split("::")[-1].split(" ")[0].replace("/", "_")
+            asked = f"ps -eo pid,ppid,stat,wchan:20,args; tail -n 50 {SESSION_LOG}; timeout 5 wmctrl -m"
+            (OUT / f"{name}.txt").write_text((await running.run(asked)).output)
             (OUT / f"{name}.png").write_bytes(await running.guest.screenshot(COMMAND_DEADLINE_S))
 
 

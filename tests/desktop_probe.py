@@ -40,3 +40,11 @@ def desktop_processes(server_pid: int, name: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return sorted(found, key=lambda process: process.create_time())
+
+
+def runs(process: psutil.Process) -> bool:
+    """Say whether `process` still runs; one that only waits to be reaped does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -56,11 +56,24 @@ class LossyRelay:
         await asyncio.wait_for(self._server.wait_closed(), 10)
 
     def arm(self, path: str, cut: Cut) -> None:
-        """Lose the next call of `path` by `cut`."""
+        """Lose the next call of `path` by `cut`, and where its reply is withheld every further try of it."""
         self._armed[path] = cut
+
+    def disarm(self, path: str) -> None:
+        """Withhold nothing of `path` any more."""
+        self._armed.pop(path, None)
 
     def entry(self, uid: str = "behind-the-relay", epoch: int = 1) -> RegistryEntry:
         return RegistryEntry(env_idx=0, uid=uid, epoch=epoch, url=f"http://127.0.0.1:{self.port}")
+
+    def _cut_of(self, path: str) -> Cut | None:
+        """Return what the call of `path` that has come is to lose."""
+        cut = self._armed.get(path)
+        if cut is not None:
+            self.done[cut] += 1
+        if cut is not Cut.WITHHELD:
+            self._armed.pop(path, None)
+        return cut
 
     async def _serve(self, caller: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         server, on = await asyncio.open_connection("127.0.0.1", self._target_port, limit=4 * CHUNK_BYTES)
@@ -84,9 +97,7 @@ class LossyRelay:
     ) -> None:
         head = await caller.readuntil(b"\r\n\r\n")
         path = head.split(b" ")[1].decode().partition("?")[0]
-        cut = self._armed.pop(path, None)
-        if cut is not None:
-            self.done[cut] += 1
+        cut = self._cut_of(path)
         if cut is Cut.BEFORE_REQUEST:
             raise _CutOff
         body = await caller.readexactly(_length(head))

@@ -21,12 +21,12 @@ import psutil
 
 from osworld_contract.crd import OSWorldEnv
 from osworld_contract.places import SYSTEM_CACHE, worker_venv_dir
+from osworld_env.ports import free_port
 from osworld_envpod.desktops.xvfb.host import read_host_facts
 from osworld_envpod.desktops.xvfb.runtime import find_runtime
 from osworld_envpod.desktops.xvfb.sandbox_argv import ETC_FILES, GUEST_ROOT, OWN_ETC_FILES, SUDO, system_argv
 from osworld_operator.children import ChildSettings, env_pod
 from pools import pool
-from server_process import free_port
 from trainer_client import TrainerClient
 from waiting import wait_until
 
@@ -79,6 +79,10 @@ class Pod:
         for name in list(self._running):
             self.kill(name)
 
+    def volume(self, name: str) -> Path:
+        """Return a volume's folder on this machine."""
+        return self._folder / name
+
     def log(self, name: str) -> str:
         """Return what a container wrote."""
         return (self._folder / f"{name}.log").read_text(errors="replace")
@@ -125,11 +129,10 @@ class Pod:
         """Return the exit code of a container that ends by itself."""
         return self._running.pop(name).wait(END_DEADLINE_S)
 
-    def ask_to_end(self, name: str) -> int:
-        """Send SIGTERM to a container's PID 1, as a kubelet does, and return its exit code."""
+    def ask_to_end(self, name: str) -> None:
+        """Send SIGTERM to a container's PID 1, as a kubelet does."""
         for pid_1 in self._tops(self._running[name].pid):
             pid_1.send_signal(signal.SIGTERM)
-        return self.await_end(name)
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Return every process of a container, PID 1 first."""
@@ -190,7 +193,8 @@ class Pod:
         context = self._manifest["securityContext"] | container["securityContext"]
         assert context["readOnlyRootFilesystem"] and context["capabilities"] == {"drop": ["ALL"]}
         user, group = context["runAsUser"], context["runAsGroup"]
-        argv = ["bwrap", "--unshare-pid", "--unshare-uts", "--hostname", name, "--as-pid-1", "--die-with-parent"]
+        hostname = self._manifest["hostname"]
+        argv = ["bwrap", "--unshare-pid", "--unshare-uts", "--hostname", hostname, "--as-pid-1", "--die-with-parent"]
         drop = []
         if os.geteuid() == 0:
             ids = ["--reuid", str(user), "--regid", str(group), "--groups", str(context["fsGroup"])]
@@ -199,14 +203,12 @@ class Pod:
             argv += ["--unshare-user", "--uid", str(user), "--gid", str(group), "--cap-drop", "ALL"]
         argv += ["--clearenv", "--setenv", "PATH", "/usr/sbin:/usr/bin", "--setenv", "LANG", "C.UTF-8"]
         for variable in container.get("env", ()):
-            argv += ["--setenv", variable["name"], _value(variable)]
+            if (value := _value(variable)) is not None:
+                argv += ["--setenv", variable["name"], value]
         argv += [*system_argv(read_host_facts()), "--proc", "/proc", "--dev", "/dev", "--mqueue", "/dev/mqueue"]
         for mount in container["volumeMounts"]:
-            source = self._folder / mount["name"] / mount.get("subPath", "")
-            if not source.exists():
-                source.mkdir()
-                self._give(source, context["fsGroup"], NODES_FOLDER_MODE)
-            argv += _bind(source, mount["mountPath"], "--ro-bind" if mount.get("readOnly") else "--bind")
+            how = "--ro-bind" if mount.get("readOnly") else "--bind"
+            argv += _bind(self._folder / mount["name"], mount["mountPath"], how)
         argv += _bind(self._folder / "termination-log", "/dev/termination-log", "--bind")
         argv += self._image(name)  # last: the checkout may lie where a volume is mounted
         return [*argv, "--remount-ro", "/", "--chdir", "/", "--", *drop, *self._command(name)]
@@ -240,10 +242,13 @@ def _bind(source: Path | str, target: Path | str, how: str = "--ro-bind") -> lis
     return [*made, how, str(source), str(target)]
 
 
-def _value(variable: dict[str, Any]) -> str:
+def _value(variable: dict[str, Any]) -> str | None:
+    """Return a variable's value; None where it is of a key that its Secret need not have, and does not."""
     source = variable.get("valueFrom", {})
     if "secretKeyRef" in source:
-        return TOKEN if variable["name"] == "OSWORLD_TOKEN" else SECRET
+        if variable["name"] == "OSWORLD_TOKEN":
+            return TOKEN
+        return SECRET if source["secretKeyRef"]["key"] == "OPENAI_API_KEY" else None
     return "u-1" if source else str(variable["value"])
 
 

@@ -1,13 +1,15 @@
 """What the router's tests need: routers as processes, and env servers that misbehave on purpose.
 
 `ScriptedEnv` is a source of faults (hang, die in mid-reply, lie) and of replies known to the byte. How router and real
-env servers play together is tested with real ones.
+env servers play together is tested with real ones. Over 300 lines: each test wants both sides, and the bytes between.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +18,9 @@ import httpx
 
 from osworld_contract.names import ACK_PATH
 from osworld_contract.registry import Registry, RegistryEntry, write_registry
-from server_process import ServerProcess, clean_environment, free_port
+from osworld_contract.replay import JOURNAL_PATH
+from osworld_env.ports import free_port
+from server_process import ServerProcess, clean_environment
 from waiting import wait_for
 
 TOKEN = "t0ken-of-the-pool"
@@ -101,7 +105,7 @@ def hang_after(start: bytes) -> Script:
 
 @dataclass
 class ScriptedEnv:
-    """An env server that does to calls what `script` says, and answers probes and acknowledgements."""
+    """An env server that does to calls what `script` says, and answers what a router asks for itself."""
 
     script: Script = field(default_factory=lambda: answering(whole(STEP_REPLY)))
     is_cut_off: bool = False
@@ -109,6 +113,8 @@ class ScriptedEnv:
     received: list[Received] = field(default_factory=list)
     partial_bytes: int = 0
     """What has come of a request that is still coming."""
+    journal: bytes = head("204 No Content")
+    """Its answer to a router that asks what it plays."""
     is_dropped: bool = False
     """Whether a caller has closed its connection before it was answered."""
 
@@ -126,8 +132,9 @@ class ScriptedEnv:
 
     @property
     def calls(self) -> list[Received]:
-        """Return the requests that were neither probes nor acknowledgements."""
-        return [request for request in self.received if request.path not in ("/health", "/livez", ACK_PATH)]
+        """Return the requests that came from a client."""
+        own = ("/health", "/livez", ACK_PATH, JOURNAL_PATH)
+        return [request for request in self.received if request.path not in own]
 
     @property
     def acks(self) -> list[Received]:
@@ -154,6 +161,8 @@ class ScriptedEnv:
                     await answering(whole(b"{}"))(request, writer)
                 elif request.path == ACK_PATH:
                     await answering(whole(b'{"acknowledged": true}'))(request, writer)
+                elif request.path == JOURNAL_PATH:
+                    await answering(self.journal)(request, writer)
                 else:
                     await self._play(request, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -262,7 +271,26 @@ class Router(ServerProcess):
             return await client.get(path, **options)
 
 
+@contextmanager
+def running_router(folder: Path, **variables: str) -> Iterator[Router]:
+    """Give a router that has started, with an empty registry."""
+    with Router(folder, **variables) as process:
+        process.write()
+        yield process.wait_ready()
+
+
+@asynccontextmanager
+async def routed_env(router: Router) -> AsyncIterator[ScriptedEnv]:
+    """Give a scripted env server that is env 0 behind `router`."""
+    async with ScriptedEnv() as scripted:
+        await router.route(scripted.entry())
+        yield scripted
+
+
 V2 = {"X-Osworld-Client": "v2"}
+
+CALL = b"POST /envs/0/env/%s HTTP/1.1\r\nHost: r\r\nX-Osworld-Client: v2\r\nContent-Length: 2\r\n\r\n{}"
+"""A call in bytes, for clients that no library offers."""
 
 
 def fault_of(reply: httpx.Response) -> tuple[int, str]:
@@ -273,3 +301,15 @@ def fault_of(reply: httpx.Response) -> tuple[int, str]:
     if reply.status_code >= 400:
         assert content["detail"] == fault["message"]
     return reply.status_code, fault["reason"]
+
+
+def in_pieces(reply: bytes, size: int) -> list[bytes]:
+    """Return `reply` cut into pieces of `size`."""
+    return [reply[start : start + size] for start in range(0, len(reply), size)]
+
+
+def reset_connection(writer: asyncio.StreamWriter) -> None:
+    """End a connection with a reset packet."""
+    raw = writer.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

@@ -2,28 +2,22 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
+from osworld_env.ports import free_port
 from waiting import wait_until
 
 READY_DEADLINE_S = 90.0
 """A desktop is ready in some seconds; a machine with two cores may be running other tests' desktops."""
 
 STOP_DEADLINE_S = 60.0
-
-
-def free_port() -> int:
-    """Return a port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+CALL_DEADLINE_S = 300.0
+"""The trainer's."""
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
@@ -44,6 +38,10 @@ class ServerProcess:
         self._environment = environment
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+
+    def wrap(self, *command: str) -> None:
+        """Start the process by `command`, which ends in it."""
+        self._command = [*command, *self._command]
 
     @property
     def pid(self) -> int:
@@ -71,7 +69,7 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def wait_ready(self, path: str = "/readyz") -> Self:
+    def wait_ready(self, path: str = "/readyz", deadline_s: float = READY_DEADLINE_S) -> Self:
         """Wait until a reset would be taken."""
 
         def is_ready() -> bool:
@@ -83,8 +81,13 @@ class ServerProcess:
             except httpx.HTTPError:
                 return False
 
-        wait_until(is_ready, READY_DEADLINE_S, f"{self._command[-1]} ready, log {self.log_path}")
+        wait_until(is_ready, deadline_s, f"{self._command[-1]} ready, log {self.log_path}")
         return self
+
+    def restart(self, how: signal.Signals) -> Self:
+        """End it by `how`, start it again, and wait until it is ready."""
+        self.stop(how)
+        return self.__enter__().wait_ready()
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Send `how` and return the exit code. Can run twice."""
@@ -99,3 +102,8 @@ def env_server(folder: Path, **variables: str) -> ServerProcess:
     port = free_port()
     settings = {"PROVIDER": "xvfb", "OSWORLD_PORT": str(port), "OSWORLD_STEP_PAUSE_S": "0.1"} | variables
     return ServerProcess("osworld_envpod", folder, clean_environment(**settings), port)
+
+
+def post(server: ServerProcess, path: str, body: Any = None, **headers: str) -> httpx.Response:
+    """Make one call over a fresh connection."""
+    return httpx.post(server.url + path, json={} if body is None else body, headers=headers, timeout=CALL_DEADLINE_S)

@@ -76,6 +76,11 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, ok)
 
 
+def well(_: Handler) -> bool:
+    """Misbehave in nothing."""
+    return False
+
+
 @contextmanager
 def http_server(misbehave: Callable[[Handler], bool]) -> Iterator[int]:
     """Serve on a loopback port, which is yielded."""

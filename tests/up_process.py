@@ -1,9 +1,11 @@
 """`osworld-env up` as a process of its own, with real desktops, for tests."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -28,15 +30,20 @@ class Up:
     envs: int
     spares: int = 0
     variables: dict[str, str] = field(default_factory=dict)
+    provider: str = "xvfb"
+    step_pause_s: float = 0.1
+    """Of the trainer it is 0.5: enough for a screen to come to rest, which an episode that is played again needs."""
+    wrap: tuple[str, ...] = ()
+    """Command that starts it, and becomes it."""
 
     def __enter__(self) -> Self:
         self.log_path = self.folder / "up.log"
         ready_file = self.folder / "ready.json"
         argv = ["up", "--envs", str(self.envs), "--spares", str(self.spares), "--port", "0"]
-        argv += ["--step-pause-s", "0.1", "--ready-file", str(ready_file)]
+        argv += ["--provider", self.provider, "--step-pause-s", str(self.step_pause_s), "--ready-file", str(ready_file)]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "osworld_env", *argv],
+                [*self.wrap, sys.executable, "-m", "osworld_env", *argv],
                 env=clean_environment(**FRUGAL, **self.variables),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -52,6 +59,10 @@ class Up:
         return self
 
     def __exit__(self, *_: object) -> None:
+        logs = self.folder / "logs"  # the run folder goes with its pool
+        logs.mkdir(exist_ok=True)
+        for log in self.run_dir.glob("*.log"):
+            shutil.copy(log, logs)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(STOP_DEADLINE_S)
@@ -59,12 +70,13 @@ class Up:
     @property
     def router_pid(self) -> int:
         """Return the router's process id."""
-        [pid] = [
-            child.pid
-            for child in psutil.Process(self.process.pid).children(recursive=True)
-            if "osworld_router" in child.cmdline()
-        ]
-        return pid
+        pids = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # a desktop's may end meanwhile
+                if "osworld_router" in child.cmdline():
+                    pids.append(child.pid)
+        [pid] = pids
+        return int(pid)
 
     @property
     def log(self) -> str:

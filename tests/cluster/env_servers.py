@@ -133,7 +133,9 @@ def played_env_servers(plane: ControlPlane) -> Iterator[PlayedEnvServers]:
     with Server(("0.0.0.0", ENV_SERVER_PORT), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield servers
-        servers.end()
-        server.shutdown()
-        thread.join(10)
+        try:
+            yield servers
+        finally:
+            servers.end()
+            server.shutdown()
+            thread.join(10)

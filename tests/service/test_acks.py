@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import pytest
 
 from lossy_relay import Cut, LossyRelay
 from osworld_contract.registry import RegistryEntry
-from router_rig import STEP_REPLY, Router, ScriptedEnv, answering, breaking_off_after, fault_of, head, whole
-from server_process import ServerProcess
+from router_rig import STEP_REPLY, Router, ScriptedEnv, answering, breaking_off_after, fault_of, head, routed_env, whole
+from server_process import ServerProcess, post
 from tasks_of import RENAME, task_config
 from waiting import wait_for
 
@@ -23,10 +23,6 @@ WAIT = "Thought: wait.\nAction: wait()"
 BY_ROUTER = {"X-Osworld-Acks": "1"}
 TASK = {"task_config": task_config(RENAME)}
 EVALUATE: tuple[str, Any] = ("/env/evaluate", {})
-
-
-def post(server: ServerProcess, path: str, body: Any = None, **headers: str) -> httpx.Response:
-    return httpx.post(server.url + path, json={} if body is None else body, headers=headers, timeout=300)
 
 
 def by_router(server: ServerProcess, path: str, body: Any, key: str) -> None:
@@ -70,6 +66,16 @@ def test_a_numbered_step_is_acknowledged_by_its_number(server: ServerProcess) ->
     assert post(server, *EVALUATE).json() == 0.0
 
 
+def test_a_client_that_says_what_it_has_seen_needs_no_acknowledgement(server: ServerProcess) -> None:
+    by_router(server, "/env/reset", TASK, "r4")
+    for headers in ({"X-Osworld-Seen": "r3"}, {"X-Osworld-Seen": "r3", "X-Osworld-Unseen": "1"}):
+        assert post(server, "/env/evaluate", **headers).json()["fault"]["reason"] == "reply_lost"
+    by_router(server, "/env/step", {"prediction": FINISHED}, "s4")
+    assert post(server, *EVALUATE, **{"X-Osworld-Seen": "r4"}).json()["fault"]["reason"] == "reply_lost"
+    assert post(server, *EVALUATE, **{"X-Osworld-Seen": "s4", "X-Osworld-Unseen": "1"}).json() == 0.0
+    assert post(server, *EVALUATE, **{"X-Osworld-Seen": "r4"}).json()["fault"]["reason"] == "reply_lost", "nor later"
+
+
 def test_an_acknowledgement_of_nothing_is_refused(server: ServerProcess) -> None:
     assert post(server, "/ack").status_code == 422
 
@@ -93,6 +99,7 @@ async def test_a_router_that_dies_with_the_reply_leaves_no_score(
                 router.stop(signal.SIGKILL)
                 with pytest.raises(httpx.HTTPError):
                     await call
+        relay.disarm(path)
         with Router(tmp_path) as successor:
             successor.write(relay.entry())
             successor.wait_ready()
@@ -130,17 +137,9 @@ async def test_a_router_that_has_just_started_gets_no_score_of_an_episode_it_has
             assert (await client.post("/env/evaluate", json={})).json() == 0.0
 
 
-@pytest.fixture(scope="module")
-def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
-    with Router(tmp_path_factory.mktemp("router"), OSWORLD_ROUTER_RETRY_S="0") as process:
-        process.write()
-        yield process.wait_ready()
-
-
 @pytest.fixture
 async def env(router: Router) -> AsyncIterator[ScriptedEnv]:
-    async with ScriptedEnv() as scripted:
-        await router.route(scripted.entry())
+    async with routed_env(router) as scripted:
         yield scripted
 
 

@@ -14,7 +14,7 @@ import pytest
 from osworld_env.child import Child, exit_words
 from osworld_env.errors import BadUsageError, CliError, ProgramError
 from osworld_env.keeper import Keeper, KeeperState, Launch, Limits
-from osworld_env.ports import PortPicker, ensure_free
+from osworld_env.ports import PortPicker, ensure_free, free_port
 from waiting import wait_for, wait_until
 
 DEADLINE_S = 20.0
@@ -91,8 +91,8 @@ def server_launch(port: int) -> Launch:
 
 
 async def test_a_program_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    ports, seen = PortPicker(), list[int]()
-    keeper = kept(lambda: server_launch(ports.pick()), tmp_path / "log", lambda child: seen.append(child.pid))
+    seen = list[int]()
+    keeper = kept(lambda: server_launch(free_port()), tmp_path / "log", lambda child: seen.append(child.pid))
     await keeper.start()
     watch = asyncio.create_task(keeper.watch())
     try:
@@ -107,8 +107,28 @@ async def test_a_program_that_is_killed_is_started_again(tmp_path: Path) -> None
     assert not [pid for pid in seen if is_alive(pid)]
 
 
+def test_a_port_that_is_given_is_its_programs_alone() -> None:
+    with PortPicker() as ports:
+        port = ports.pick()
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        with socket.create_server(("127.0.0.1", port)) as own:  # asks for SO_REUSEADDR, as env servers and routers do
+            assert own.getsockname()[1] == port
+            ports.release(port)
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", port))
+        assert port not in {ports.pick() for _ in range(100)}
+
+
+def test_a_port_that_is_given_is_none_of_those_for_outgoing_connections() -> None:
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    with PortPicker() as ports:
+        assert not first <= ports.pick() <= last
+    assert not first <= free_port() <= last
+
+
 async def test_a_program_that_keeps_ending_is_given_up(tmp_path: Path) -> None:
-    launches = [server_launch(PortPicker().pick())]
+    launches = [server_launch(free_port())]
     keeper = kept(lambda: launches[0], tmp_path / "log")
     await keeper.start()
     launches[0] = Launch((sys.executable, "-c", "raise SystemExit('no luck')"), os.environ, launches[0].ready_url, 1)
@@ -127,7 +147,7 @@ async def test_a_program_that_ends_before_it_is_ready_shows_its_log(tmp_path: Pa
 
 
 async def test_a_program_that_is_never_ready_is_stopped(tmp_path: Path) -> None:
-    launch = Launch((sys.executable, "-c", SLEEPER), os.environ, f"http://127.0.0.1:{PortPicker().pick()}/", 1)
+    launch = Launch((sys.executable, "-c", SLEEPER), os.environ, f"http://127.0.0.1:{free_port()}/", 1)
     keeper = Keeper("server", lambda: launch, lambda _: None, tmp_path / "log", Limits(start_s=0.5, stop_s=5.0))
     with pytest.raises(ProgramError, match=r"was not ready after 0\.5 s"):
         await keeper.start()

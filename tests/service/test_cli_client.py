@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from osworld_contract.faults import FaultBody, FaultError, FaultReason, fault_error
-from osworld_contract.names import HEADER_CLIENT, HEADER_IDEMPOTENCY_KEY
+from osworld_contract.names import HEADER_CLIENT, HEADER_IDEMPOTENCY_KEY, HEADER_SEEN
 from osworld_env import EnvClient
 
 DROP = 0
@@ -126,3 +126,26 @@ def test_a_page_of_a_proxy_is_a_fault(server: Scripted) -> None:
         for _ in range(2):
             with pytest.raises(FaultError):
                 client.reset({})
+
+
+def test_a_connection_that_breaks_later_is_tried_again_under_the_same_key(server: Scripted) -> None:
+    server.replies = [(200, reply()), (DROP, ""), (DROP, ""), (200, reply()), (DROP, ""), (200, "1.0")]
+    with EnvClient(server.url) as client:
+        client.reset({"instruction": "x"})
+        client.step("a")
+        assert client.evaluate() == 1.0
+    assert [path for path, _, _ in server.seen] == ["/env/reset", *["/env/step"] * 3, *["/env/evaluate"] * 2]
+    steps = {headers[HEADER_IDEMPOTENCY_KEY] for _, headers, _ in server.seen[1:4]}
+    assert len(steps) == 1
+    assert {headers[HEADER_SEEN] for _, headers, _ in server.seen[4:]} == steps
+
+
+def test_an_evaluate_after_a_failed_step_claims_nothing(server: Scripted) -> None:
+    broken = FaultBody.of(fault_error(FaultReason.DESKTOP_LOST).fault).model_dump_json()
+    server.replies = [(200, reply()), (500, broken), (200, "0.0")]
+    with EnvClient(server.url) as client:
+        client.reset({"instruction": "x"})
+        with pytest.raises(FaultError):
+            client.step("a")
+        client.evaluate()
+    assert HEADER_SEEN not in server.seen[-1][1]

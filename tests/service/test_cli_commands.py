@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server_process import clean_environment, free_port
+from osworld_env.ports import free_port
+from server_process import clean_environment
 
 TASK = {"id": "t", "instruction": "x", "evaluator": {"func": "infeasible"}}
 
@@ -119,8 +120,8 @@ def test_an_unwritable_cache_is_one_sentence(tmp_path: Path) -> None:
     assert "OSWORLD_CACHE_DIR" in said
 
 
-def test_serve_without_a_provider_names_the_choices(tmp_path: Path) -> None:
-    said = failed(osworld_env("serve", cwd=tmp_path), 2)
+def test_serve_on_an_unknown_provider_names_the_choices(tmp_path: Path) -> None:
+    said = failed(osworld_env("serve", cwd=tmp_path, PROVIDER="paper"), 2)
     assert "PROVIDER" in said
     assert "xvfb" in said
 
@@ -135,6 +136,7 @@ def test_doctor_says_what_there_is(tmp_path: Path) -> None:
     done = osworld_env("doctor", "--json", cwd=tmp_path)
     report = json.loads(done.stdout)
     assert (done.returncode == 0) == bool(report["can_run"])
+    assert set(report["providers"]) == {"xvfb", "docker", "vmware"}
     names = {finding["name"] for finding in report["findings"]}
     assert {
         "KVM",

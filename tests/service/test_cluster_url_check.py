@@ -11,7 +11,8 @@ from osworld_contract.crd import OSWorldEnv
 from osworld_contract.registry import Registry, RegistryEntry, write_registry
 from osworld_env.cluster.url_check import Finding, Verdict, check_way
 from osworld_env.cluster.ways import Way, WayKind
-from server_process import ServerProcess, clean_environment, env_server, free_port
+from osworld_env.ports import free_port
+from server_process import ServerProcess, clean_environment, env_server
 
 TOKEN = "t0ken-of-the-pool"
 UPSTREAM = "t0ken-between-us"

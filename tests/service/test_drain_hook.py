@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 TOKEN = "pool-internal"
 
 
@@ -38,10 +40,15 @@ def env_server(statuses: list[int]) -> Iterator[tuple[int, list[tuple[str, str |
         server.server_close()
 
 
-def run_hook(port: int, deadline_s: float) -> None:
+def start_hook(port: int, deadline_s: float, *more: str) -> "subprocess.Popen[bytes]":
     variables = {"PROVIDER": "xvfb", "OSWORLD_PORT": str(port), "OSWORLD_TOKEN": TOKEN}
-    command = [sys.executable, "-m", "osworld_envpod.drain", "--deadline-s", str(deadline_s)]
-    subprocess.run(command, env={**os.environ, **variables}, check=True, timeout=100)
+    command = [sys.executable, "-m", "osworld_envpod.drain", "--deadline-s", str(deadline_s), *more]
+    return subprocess.Popen(command, env={**os.environ, **variables})
+
+
+def run_hook(port: int, deadline_s: float, *more: str) -> None:
+    with start_hook(port, deadline_s, *more) as hook:
+        assert hook.wait(100) == 0
 
 
 def test_the_hook_ends_when_the_episode_has_ended() -> None:
@@ -56,7 +63,24 @@ def test_the_hook_waits_no_longer_than_its_deadline() -> None:
     assert calls
 
 
-def test_an_env_server_that_is_not_there_is_not_waited_for() -> None:
+def test_an_env_server_that_starts_is_waited_for() -> None:
+    """The first process of a container does not hear of SIGTERM before it handles it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with start_hook(port, 90, "--start-s", "60") as hook:
+            with pytest.raises(subprocess.TimeoutExpired):
+                hook.wait(5)
+            taken.listen()
+            taken.settimeout(30)
+            connection, _ = taken.accept()
+            with connection:
+                assert connection.recv(1000).startswith(b"POST /drain ")
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                assert hook.wait(30) == 0
+
+
+def test_an_env_server_that_is_not_there_is_not_waited_for_long() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and never listening: nobody else can take the port meanwhile
-        run_hook(taken.getsockname()[1], 90)
+        run_hook(taken.getsockname()[1], 90, "--start-s", "1")

@@ -2,12 +2,13 @@
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from server_process import ServerProcess
+from server_process import ServerProcess, post
 from tasks_of import RENAME, task_config
 from waiting import wait_until
 
@@ -24,10 +25,6 @@ SLOW_TASK = {
 SLOW_STEP = "Thought: type.\nAction: type(content='" + "x" * 60 + "')"
 FINISHED = "Thought: done.\nAction: finished(content='done')"
 NOTICE_DEADLINE_S = 30.0
-
-
-def post(server: ServerProcess, path: str, body: Any = None, **headers: str) -> httpx.Response:
-    return httpx.post(server.url + path, json={} if body is None else body, headers=headers, timeout=300)
 
 
 def reset(server: ServerProcess) -> None:
@@ -55,6 +52,17 @@ def test_after_a_hang_up_in_a_reset_the_next_reset_is_not_refused(server: Server
     reset(server)
     assert post(server, "/env/step", {"prediction": FINISHED}).json()["is_done"]
     assert post(server, "/env/evaluate").json() == 0.0
+
+
+def test_a_reset_that_is_sent_twice_waits_twice_and_is_made_once(server: ServerProcess) -> None:
+    """As a router does that finds it late: its first try waits for what was abandoned, and so does the second."""
+    hang_up_during(server, "/env/reset", {"task_config": SLOW_TASK}, "resetting")
+    seen = len(server.log)
+    body = {"task_config": task_config(RENAME)}
+    with ThreadPoolExecutor(2) as threads:
+        tries = [threads.submit(post, server, "/env/reset", body, **{"Idempotency-Key": "twice"}) for _ in range(2)]
+        assert [call.result().status_code for call in tries] == [200, 200]
+    assert server.log[seen:].count(" begins: task=") == 1
 
 
 def test_after_a_hang_up_in_an_evaluate_the_next_reset_is_not_refused(server: ServerProcess) -> None:

@@ -1,5 +1,6 @@
 """Things that break in the middle of an operation: a named fault inside the deadline, and a clean next reset."""
 
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from desktop_probe import desktop_processes
-from server_process import ServerProcess, env_server
+from server_process import ServerProcess, env_server, post
 from tasks_of import RENAME, task_config
 from waiting import wait_until
 
@@ -29,20 +30,21 @@ SLOW_TASK = {
     },
 }
 SLOW_STEP = "Thought: type.\nAction: type(content='" + "x" * 60 + "')"
+SLOW_STEP_S = 6.0
+SHORT_STEP_S = 15.0
+"""Less than what a guest is given beyond the time that an action itself asks for."""
 DEADLINE_S = 90.0
 """Far below the operations' own deadlines of 120 to 360 s: a death is noticed, not waited out."""
-
-
-def post(server: ServerProcess, path: str, body: Any = None) -> httpx.Response:
-    return httpx.post(server.url + path, json={} if body is None else body, timeout=DEADLINE_S)
 
 
 def phase_is(server: ServerProcess, *phases: str) -> bool:
     return httpx.get(server.url + "/state", timeout=5).json()["phase"] in phases
 
 
-def kill_while(server: ServerProcess, victim: str, path: str, body: Any, phase: str) -> httpx.Response:
-    """Kill `victim` while `path` is under way, and return the reply."""
+def kill_while(
+    server: ServerProcess, victim: str, path: str, body: Any, phase: str, number: int = signal.SIGKILL
+) -> httpx.Response:
+    """Kill `victim`, or send it another signal, while `path` is under way, and return the reply."""
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(post, server, path, body)
         wait_until(lambda: phase_is(server, phase), 30, f"phase {phase}")
@@ -54,7 +56,7 @@ def kill_while(server: ServerProcess, victim: str, path: str, body: Any, phase: 
         assert targets, f"no process of the {victim}"
         for target in targets:
             with suppress(psutil.NoSuchProcess):  # ended with the one before it
-                target.kill()
+                target.send_signal(number)
         return reply.result()
 
 
@@ -126,6 +128,22 @@ def test_an_operation_that_hangs_ends_by_its_deadline(tmp_path: Path) -> None:
         assert post(server, "/env/evaluate").status_code == 503
 
 
+@pytest.mark.timeout(240)
+def test_with_a_short_deadline_actions_are_carried_out_and_a_stopped_desktop_is_a_fault(tmp_path: Path) -> None:
+    with env_server(tmp_path, OSWORLD_STEP_TIMEOUT_S=f"{SHORT_STEP_S:g}") as server:
+        server.wait_ready()
+        assert post(server, "/env/reset", {"task_config": task_config(RENAME)}).status_code == 200
+        began = time.monotonic()
+        assert not post(server, "/env/step", {"prediction": SLOW_STEP}).json()["is_done"]
+        assert time.monotonic() - began > SLOW_STEP_S, "it was typed"
+        began = time.monotonic()
+        reply = kill_while(server, "X server", "/env/step", {"prediction": SLOW_STEP}, "running", signal.SIGSTOP).json()
+        assert time.monotonic() - began < SHORT_STEP_S + 5
+        assert (reply["is_done"], reply["format_reward"], reply["fault"]["masked"]) == (True, 0.0, True)
+        assert post(server, "/env/evaluate").status_code == 503
+        assert_next_episode_is_clean(server)
+
+
 def test_an_episode_that_nobody_continues_ends(tmp_path: Path) -> None:
     with env_server(tmp_path, OSWORLD_IDLE_TIMEOUT_S="2") as server:
         server.wait_ready()
@@ -149,6 +167,15 @@ def test_a_stop_lets_the_step_finish_and_leaves_no_process(own_server: ServerPro
     gone, alive = psutil.wait_procs(below, timeout=10)
     assert not alive
     assert gone
+
+
+def test_a_drained_env_does_not_repair_its_desktop(own_server: ServerProcess) -> None:
+    assert post(own_server, "/drain").json()["is_draining"]
+    for target in desktop_processes(own_server.pid, VICTIMS["X server"]):
+        target.kill()
+    # Seen by the keeper, which would begin the repair in the same tick.
+    wait_until(lambda: "osworld_desktop_up 0.0" in httpx.get(own_server.url + "/metrics").text, DEADLINE_S, "the end")
+    assert httpx.get(own_server.url + "/state").json()["desktop"]["state"] == "failed"
 
 
 def test_a_killed_env_server_leaves_no_process(own_server: ServerProcess) -> None:

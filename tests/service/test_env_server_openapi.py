@@ -25,6 +25,8 @@ OPERATIONS = [
     ("/screen", "GET"),
     ("/metrics", "GET"),
     ("/ack", "POST"),
+    ("/replay", "POST"),
+    ("/journal", "GET"),
     ("/drain", "POST"),
 ]
 

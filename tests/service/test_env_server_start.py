@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from osworld_contract.places import cache_dir
-from server_process import clean_environment, env_server, free_port
+from osworld_env.ports import free_port
+from server_process import clean_environment, env_server
 from waiting import wait_until
 
 
@@ -25,7 +26,6 @@ def ended(folder: Path, *wrapper: str, **variables: str) -> subprocess.Completed
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({}, ("PROVIDER is not set", "xvfb")),
         ({"PROVIDER": "vmwear"}, ("PROVIDER", "'xvfb'", "vmwear")),
         ({"PROVIDER": "xvfb", "OSWORLD_MAX_STEPS": "0"}, ("OSWORLD_MAX_STEPS", "greater than or equal to 1")),
         ({"PROVIDER": "xvfb", "OSWORLD_FORMAT_REWARD": "nice"}, ("OSWORLD_FORMAT_REWARD", "'plain' or 'shaped'")),

@@ -1,5 +1,6 @@
 """The record of an episode, from a real env server to the command line that shows it and plays it again."""
 
+import fcntl
 import json
 import os
 import stat
@@ -9,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from osworld_contract.record import RECORD_FILE, TASK_FILE
-from osworld_envpod.recorder import IN_USE_S, prune
-from server_process import ServerProcess, clean_environment, env_server
+from osworld_contract.replay import JOURNAL_PATH, REPLAY_PATH, JournalReply, Sight
+from osworld_envpod.recorder import BEGINNING_S, prune
+from server_process import ServerProcess, clean_environment, env_server, post
 from tasks_of import INFEASIBLE, RENAME, task_config
 from trainer_client import TrainerClient
 from waiting import wait_until
@@ -105,6 +108,57 @@ def test_an_episode_is_played_again_to_the_same_score(
     assert latest(records, 3).name != name
 
 
+def play_again(server: ServerProcess, **changes: Any) -> tuple[str, httpx.Response]:
+    """Have an episode of two steps played again as a router does that has lost it; return its id and the answer."""
+    client = TrainerClient(server.url)
+    assert client.reset(task_config(RENAME)).is_legal
+    assert client.step(WAIT).is_legal
+    assert client.step(WAIT).is_legal
+    said = JournalReply.model_validate_json(httpx.get(f"{server.url}{JOURNAL_PATH}").content)
+    request = said.episode.model_copy(update={"replay_of": said.episode_id, **changes})
+    return said.episode_id, post(server, REPLAY_PATH, request.model_dump())
+
+
+def test_a_recovered_episode_says_from_where_and_what_was_played_again(
+    recording_server: ServerProcess, records: Path, tmp_path: Path
+) -> None:
+    lost, answer = play_again(recording_server)
+    assert answer.status_code == 200, answer.text
+    client = TrainerClient(recording_server.url)
+    assert client.step(FINISHED).is_done
+    assert client.evaluate() == 0.0
+    folder = latest(records, 6)
+    head, *lines = lines_of(folder)
+    assert (head["replay_of"], answer.json()["episode_id"]) == (lost, folder.name)
+    assert [(line["operation"], line["replayed"]) for line in lines] == [
+        ("reset", True), ("step", True), ("step", True), ("replay", False), ("step", False), ("evaluate", False)
+    ]  # fmt: skip
+    listed = osworld_env("list", "--dir", str(records), cwd=tmp_path).stdout
+    assert f"goes on from {lost[:12]}, score 0" in listed
+    assert f"no score, went on as {folder.name[:12]}" in listed
+    shown = osworld_env("show", folder.name, "--dir", str(records), cwd=tmp_path).stdout
+    assert shown.count("played again") == 3 and f"goes on from {lost[:12]}" in shown
+    assert f"went on as {folder.name[:12]}" in osworld_env("show", lost, "--dir", str(records), cwd=tmp_path).stdout
+
+
+def test_what_a_replay_failed_of_is_in_the_record(recording_server: ServerProcess, records: Path) -> None:
+    lost, answer = play_again(recording_server, seen=Sight(windows="0" * 32, screen_b64=None))
+    assert answer.json()["fault"]["reason"] == "replay_diverged"
+    head, reset, replay = lines_of(latest(records, 2))
+    assert head["replay_of"] == lost
+    assert (reset["replayed"], reset["fault"]) == (True, None)
+    assert (replay["operation"], replay["fault"]["reason"]) == ("replay", "replay_diverged")
+
+
+def test_a_record_of_before_there_were_recoveries_is_read(tmp_path: Path) -> None:
+    head = {"version": 1, "episode_id": "e" * 32, "task_id": "t", "instruction": "do", "provider": "xvfb", "pool": "p"}
+    reset = {"operation": "reset", "at": 1.0, "duration_s": 1.5}
+    folder = tmp_path / head["episode_id"]  # type: ignore[operator]
+    folder.mkdir()
+    (folder / RECORD_FILE).write_text("\n".join(json.dumps(line) for line in (head | {"began": 1.0}, reset)) + "\n")
+    assert "no score" in osworld_env("show", "e", "--dir", str(tmp_path), cwd=tmp_path).stdout
+
+
 def test_a_fault_is_in_the_record(recording_server: ServerProcess, records: Path) -> None:
     client = TrainerClient(recording_server.url)
     assert client.reset(task_config(RENAME)).is_legal
@@ -133,19 +187,37 @@ def test_an_episode_that_is_not_there_is_one_sentence(tmp_path: Path, episode: s
     assert "no episode" in done.stderr and "Traceback" not in done.stderr
 
 
-def record(root: Path, name: str, size: int, age_s: float) -> Path:
+def record(root: Path, name: str, size: int, age_s: float, file: str = RECORD_FILE) -> Path:
     folder = root / name
     folder.mkdir()
-    file = folder / RECORD_FILE
-    file.write_bytes(b"x" * size)
-    os.utime(file, (NOW - age_s, NOW - age_s))
+    path = folder / file
+    path.write_bytes(b"x" * size)
+    os.utime(path, (NOW - age_s, NOW - age_s))
     return folder
 
 
-def test_the_oldest_records_go_first_and_those_in_use_stay(tmp_path: Path) -> None:
-    older = record(tmp_path, "older", 600, IN_USE_S * 3)
-    old = record(tmp_path, "old", 600, IN_USE_S * 2)
-    used = record(tmp_path, "used", 5000, IN_USE_S / 2)
-    assert prune(tmp_path, 5700, NOW) == [older]
-    assert prune(tmp_path, 10, NOW) == [old]
-    assert used.is_dir()
+def test_the_oldest_records_go_first_and_those_of_episodes_under_way_stay(tmp_path: Path) -> None:
+    older, old, new = (record(tmp_path, name, 600, age_s) for name, age_s in (("a", 30.0), ("b", 20.0), ("c", 10.0)))
+    with (older / RECORD_FILE).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert prune(tmp_path, 1200, NOW) == [old]
+        assert prune(tmp_path, 10, NOW) == [new]
+    assert prune(tmp_path, 10, NOW) == [older]
+
+
+def test_a_record_that_is_about_to_begin_stays(tmp_path: Path) -> None:
+    begun, left = (record(tmp_path, str(age_s), 600, age_s, TASK_FILE) for age_s in (BEGINNING_S / 2, BEGINNING_S * 2))
+    assert prune(tmp_path, 10, NOW) == [left]
+    assert begun.is_dir()
+
+
+def test_a_record_is_in_use_until_the_next_episode(tmp_path: Path) -> None:
+    root = tmp_path / "records"
+    with env_server(tmp_path, OSWORLD_EPISODE_RECORDS_DIR=str(root)) as server:
+        server.wait_ready()
+        assert play(server, INFEASIBLE[0], FAIL) == 1.0
+        first = latest(root, 3)
+        assert prune(root, 0) == []
+        assert play(server, INFEASIBLE[0], FAIL) == 1.0
+        assert latest(root, 3) != first
+        assert prune(root, 0) == [first]

@@ -1,6 +1,7 @@
 """The env server's client of the guest wire, against guests that are gone, silent, or answer nonsense."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from osworld_contract.actions import Call
 from osworld_contract.faults import FaultError, FaultReason
+from osworld_contract.fork import AfterFork
 from osworld_envpod.desktops.base import GuestAddresses
-from osworld_envpod.guest import GuestClient
+from osworld_envpod.guest import LATE_S, AgentInfo, GuestClient, ScreenSize
 
 Use = Callable[[GuestClient], Awaitable[object]]
 
@@ -49,6 +51,32 @@ async def _guest(folder: Path, reply: bytes | None) -> AsyncIterator[GuestClient
 
 def _reply(status: int, body: bytes) -> bytes:
     return f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+
+async def test_a_time_that_came_late_to_a_fork_is_sent_anew(tmp_path: Path) -> None:
+    """A guest that has just woken on a full machine: its clock was behind by what it took, and the fork not clean."""
+    came: list[AfterFork] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        [length] = re.findall(rb"content-length: (\d+)", head.lower())
+        came.append(AfterFork.model_validate_json(await reader.readexactly(int(length))))
+        if len(came) == 1:
+            await asyncio.sleep(2 * LATE_S)
+        info = AgentInfo(
+            version=1, boot_id=came[-1].boot_id, unix_time_s=0, screen=ScreenSize(width=1, height=1), ready=True
+        )
+        writer.write(_reply(200, info.model_dump_json().encode()))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(answer, tmp_path / "guest")
+    async with server, GuestClient(GuestAddresses("", 0, 0, 0, 0, server_socket=tmp_path / "guest")) as guest:
+        await guest.after_fork("b" * 32, 30)
+    late, again = came
+    assert late.boot_id == again.boot_id
+    assert again.unix_time_s - late.unix_time_s > LATE_S
+    assert late.entropy_b64 != again.entropy_b64
 
 
 async def _reason(use: Use, guest: GuestClient) -> FaultReason:

@@ -1,10 +1,18 @@
 """The guest runtime's builder as a process."""
 
+import asyncio
+import fcntl
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from osworld_envpod.desktops.xvfb.runtime import find_runtime
+from waiting import wait_for
 
 
 def _provision(*arguments: str, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -55,3 +63,26 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert str(blocked) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_runtime_that_another_installation_looks_at_is_taken_a_moment_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    venv = Path(json.loads(_provision("--code-only").stdout)["venv"])
+    (tmp_path / "guest").mkdir()
+    (tmp_path / "guest" / venv.name).symlink_to(
+        venv
+    )  # the code is the test's own: others' desktops hold this machine's
+    code = Path(json.loads(_provision("--code-only", cache=tmp_path).stdout)["code"])
+    monkeypatch.setenv("OSWORLD_CACHE_DIR", str(tmp_path))
+    fd = os.open(code, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # as who looks whether a desktop uses it
+        finding = asyncio.create_task(find_runtime())
+        await wait_for(lambda: "once more" in caplog.text, 30, "a lost race")
+    finally:
+        os.close(fd)
+    runtime = await finding
+    runtime.release()
+    assert runtime.code == code

@@ -132,6 +132,40 @@ async def test_files_go_in_and_come_out_unchanged(wire: httpx.AsyncClient) -> No
     assert (await wire.post("/setup/upload", data=form)).status_code == 400
 
 
+SAVES = """
+import time
+for number in range({times}):
+    with open("/tmp/{name}", "w") as file:
+        for half in range(2):
+            file.write(f"{{number}} " * 500)
+            file.flush()
+            time.sleep(0.05)
+"""
+
+
+async def test_a_file_that_is_being_saved_is_sent_when_it_is_whole(wire: httpx.AsyncClient) -> None:
+    await wire.post(
+        "/execute",
+        json={"command": f"python -c '{SAVES.format(times=6, name='saved')}' >/dev/null 2>&1 &", "shell": True},
+    )
+    await eventually(lambda: _is_there(wire, "saved"), WINDOW_DEADLINE_S, "a file that is being written")
+    reply = await wire.post("/file", data={"file_path": "/tmp/saved"})
+    assert reply.text == "5 " * 1000
+
+
+async def test_a_file_that_is_written_all_the_time_is_sent_all_the_same(wire: httpx.AsyncClient) -> None:
+    appends = "timeout 20 sh -c 'while :; do echo line >> /tmp/log; sleep 0.05; done' >/dev/null 2>&1 &"
+    await wire.post("/execute", json={"command": appends, "shell": True})
+    await eventually(lambda: _is_there(wire, "log"), WINDOW_DEADLINE_S, "a log")
+    reply = await wire.post("/file", data={"file_path": "/tmp/log"})
+    assert set(reply.text.splitlines()) == {"line"}
+
+
+async def _is_there(wire: httpx.AsyncClient, name: str) -> bool:
+    reply = await wire.post("/execute", json={"command": f"test -s /tmp/{name}", "shell": True})
+    return bool(reply.json()["returncode"] == 0)
+
+
 async def test_list_directory(wire: httpx.AsyncClient, desk: Machine) -> None:
     await desk.output("mkdir -p ~/tree/sub; echo > ~/tree/file; ln -s .. ~/tree/loop")
     tree = (await wire.post("/list_directory", json={"path": "/home/user/tree"})).json()["directory_tree"]

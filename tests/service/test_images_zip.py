@@ -10,7 +10,10 @@ from image_rig import image_server, qcow2_disk, sha256, status
 from osworld_contract.faults import FaultError, FaultReason
 from osworld_envpod.desktops.base import DesktopState
 from osworld_envpod.desktops.qemu import QemuDesktop, QemuSettings
+from osworld_envpod.desktops.qemu.argv import FirmwareBoot
+from osworld_envpod.desktops.qemu.firmware import find_firmware
 from osworld_envpod.desktops.qemu.image import find_image
+from osworld_envpod.desktops.qemu.settings import Firmware
 from osworld_envpod.images import FetchLimits, ImageRequest, fetch_image, parse_address
 
 DISK = qcow2_disk()
@@ -44,14 +47,48 @@ async def test_the_disk_of_a_published_zip_is_unpacked_and_the_zip_is_gone(tmp_p
 async def test_a_zip_with_kernel_and_initrd_is_what_the_qemu_provider_boots(tmp_path: Path) -> None:
     members = {"desk/disk.qcow2": DISK, "desk/vmlinuz": b"kernel", "desk/initrd.img": b"initrd", "other/vmlinuz": b"no"}
     image = await find_image(_request(str(_zip(tmp_path / "desk.zip", members)), tmp_path))
-    assert (image.kernel.read_bytes(), image.initrd.read_bytes()) == (b"kernel", b"initrd")
+    assert image.direct_boot is not None
+    assert image.direct_boot.kernel.read_bytes() == b"kernel"
+    assert image.direct_boot.initrd.read_bytes() == b"initrd"
     assert image.digest == sha256(DISK)
 
 
-async def test_a_disk_alone_is_a_fault_of_the_start(tmp_path: Path) -> None:
-    (tmp_path / "disk.qcow2").write_bytes(DISK)
-    with pytest.raises(FaultError, match=r"has no vmlinuz, initrd\.img"):
-        await find_image(_request(str(tmp_path / "disk.qcow2"), tmp_path))
+async def test_a_disk_alone_is_a_whole_one_be_it_in_a_zip_a_file_or_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    disk = folder / "disk.qcow2"
+    disk.write_bytes(DISK)
+    published = _zip(tmp_path / "Ubuntu.qcow2.zip", {"Ubuntu.qcow2": DISK})
+    for place in (published, disk, folder):
+        image = await find_image(_request(str(place), tmp_path))
+        assert (image.disk.read_bytes(), image.digest, image.direct_boot) == (DISK, sha256(DISK), None)
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["vmlinuz", "initrd.img"], "disk.qcow2"),
+        (["disk.qcow2", "vmlinuz"], "initrd.img"),
+        (["disk.qcow2", "initrd.img"], "vmlinuz"),
+        ([], "disk.qcow2"),
+    ],
+)
+async def test_half_an_image_is_a_fault_of_the_start(tmp_path: Path, names: list[str], missing: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(DISK)
+    with pytest.raises(FaultError, match=f"has no {missing}$"):
+        await find_image(_request(str(folder), tmp_path))
+
+
+def test_a_missing_firmware_is_named_and_a_bios_needs_none(tmp_path: Path) -> None:
+    firmware = tmp_path / "OVMF.fd"
+    with pytest.raises(FaultError, match="install the Debian package ovmf"):
+        find_firmware(Firmware.UEFI, [firmware])
+    assert find_firmware(Firmware.BIOS, [firmware]) == FirmwareBoot(None, "")
+    firmware.write_bytes(b"firmware")
+    assert find_firmware(Firmware.UEFI, [tmp_path / "none", firmware]) == FirmwareBoot(firmware, sha256(b"firmware"))
 
 
 async def test_an_image_that_cannot_be_had_is_the_fault_of_the_start(tmp_path: Path) -> None:

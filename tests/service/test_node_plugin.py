@@ -11,6 +11,7 @@ import pytest
 
 from osworld_contract.settings import SettingsError
 from osworld_node import protocol
+from osworld_node.metrics import NodeMetrics
 from osworld_node.proof import Health
 from osworld_node.service import run
 from osworld_node.settings import NodeSettings, load_settings
@@ -52,7 +53,7 @@ class Kubelet:
 
 @contextlib.asynccontextmanager
 async def plugin(settings: NodeSettings) -> AsyncIterator[None]:
-    task = asyncio.create_task(run(settings, Health(settings.node_proof_failures)))
+    task = asyncio.create_task(run(settings, Health(settings.node_proof_failures), NodeMetrics()))
     try:
         yield
     finally:

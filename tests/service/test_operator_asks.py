@@ -26,11 +26,29 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 async def test_a_pod_is_not_drained_in_the_place_of_one_that_had_its_address(server: ServerProcess) -> None:
     servers = EnvServers(server.port)
     try:
-        assert await servers.state("127.0.0.1", UID, TOKEN) == Report(is_busy=False, is_drained=False)
-        assert await servers.drain("127.0.0.1", GONE, TOKEN) is None
-        assert await servers.state("127.0.0.1", GONE, TOKEN) is None, "nor is it thought idle or drained"
-        assert await servers.state("127.0.0.1", UID, TOKEN) == Report(is_busy=False, is_drained=False)
-        assert await servers.drain("127.0.0.1", UID, TOKEN) == Report(is_busy=False, is_drained=True)
+        assert await servers.state("127.0.0.1", UID, TOKEN, 1) == Report(is_busy=False, is_drained=False)
+        assert await servers.drain("127.0.0.1", GONE, TOKEN, 1) is None
+        assert await servers.state("127.0.0.1", GONE, TOKEN, 1) is None, "nor is it thought idle or drained"
+        assert await servers.state("127.0.0.1", UID, TOKEN, 1) == Report(is_busy=False, is_drained=False)
+        assert await servers.drain("127.0.0.1", UID, TOKEN, 1) == Report(is_busy=False, is_drained=True)
+    finally:
+        await servers.close()
+
+
+async def test_a_pod_that_lost_its_env_idx_gives_no_score_to_a_router_that_missed_the_move(
+    server: ServerProcess,
+) -> None:
+    def answer(epoch: int) -> httpx.Response:
+        path, headers = f"{server.url}/env/evaluate", {**HEADERS, "X-Osworld-Epoch": str(epoch)}
+        return httpx.post(path, json={}, headers=headers)
+
+    servers = EnvServers(server.port)
+    try:
+        assert answer(4).json()["fault"]["reason"] != "stale_epoch"
+        assert await servers.state("127.0.0.1", UID, TOKEN, 5) is not None
+        assert (answer(4).status_code, answer(4).json()["fault"]["reason"]) == (421, "stale_epoch")
+        assert await servers.state("127.0.0.1", UID, TOKEN, 4) is not None, "whoever comes late may look"
+        assert answer(5).json()["fault"]["reason"] != "stale_epoch", "nor is its next env_idx kept from it"
     finally:
         await servers.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from router_rig import STEP_REPLY, V2, Received, Router, ScriptedEnv, answering, fault_of, head, whole
+from router_rig import STEP_REPLY, V2, Received, Router, ScriptedEnv, answering, fault_of, head, running_router, whole
 from waiting import wait_for
 
 MIB = 1024 * 1024
@@ -18,9 +18,8 @@ ARRIVAL_S = 20.0
 
 @pytest.fixture(scope="module")
 def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
-    with Router(tmp_path_factory.mktemp("router"), OSWORLD_UPSTREAM_TOKEN="between-us") as process:
-        process.write()
-        yield process.wait_ready()
+    with running_router(tmp_path_factory.mktemp("router"), OSWORLD_UPSTREAM_TOKEN="between-us") as process:
+        yield process
 
 
 @pytest.fixture

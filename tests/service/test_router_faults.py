@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -19,6 +19,7 @@ from router_rig import (
     fault_of,
     hang_after,
     head,
+    running_router,
     whole,
 )
 from waiting import wait_for
@@ -33,18 +34,8 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     """A router that sends no call twice, but a reset within its deadline."""
     times = {f"OSWORLD_ROUTER_{name}_TIMEOUT_S": str(DEADLINE_S) for name in ("STEP", "PAGE")}
     times |= {"OSWORLD_ROUTER_RESET_TIMEOUT_S": str(RESET_DEADLINE_S), "OSWORLD_ROUTER_RETRY_S": "0"}
-    with Router(tmp_path_factory.mktemp("router"), **times) as process:
-        process.write()
-        yield process.wait_ready()
-
-
-@pytest.fixture
-async def env(router: Router) -> AsyncIterator[ScriptedEnv]:
-    async with ScriptedEnv() as scripted:
-        await router.route(scripted.entry())
-        assert (await call(router, "reset")).status_code == 200, "what a test before left is forgotten"
-        scripted.received.clear()
-        yield scripted
+    with running_router(tmp_path_factory.mktemp("router"), **times) as process:
+        yield process
 
 
 def stale() -> bytes:

@@ -1,6 +1,7 @@
 """The router as a process: starting, refusing to start, letting clients in, stopping."""
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -10,7 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from router_rig import TOKEN, UPSTREAM_TOKEN, Received, Router, ScriptedEnv, answering, fault_of, hang_after, whole
+from osworld_router.errors import StartError
+from osworld_router.server import bind
+from osworld_router.settings import RouterSettings
+from router_rig import (
+    TOKEN,
+    UPSTREAM_TOKEN,
+    Received,
+    Router,
+    ScriptedEnv,
+    answering,
+    fault_of,
+    hang_after,
+    running_router,
+    whole,
+)
 from server_process import clean_environment
 from waiting import wait_for
 
@@ -70,9 +85,8 @@ def test_dotenv_is_loaded_and_its_mistakes_are_named(tmp_path: Path) -> None:
 def closed_router(tmp_path: Path) -> Iterator[Router]:
     """A router with tokens, the client's from a ``.env``, whose log is searched for them at the end."""
     (tmp_path / ".env").write_text(f"OSWORLD_TOKEN={TOKEN}\n")
-    with Router(tmp_path, OSWORLD_UPSTREAM_TOKEN=UPSTREAM_TOKEN, OSWORLD_LOG_LEVEL="DEBUG") as process:
-        process.write()
-        yield process.wait_ready()
+    with running_router(tmp_path, OSWORLD_UPSTREAM_TOKEN=UPSTREAM_TOKEN, OSWORLD_LOG_LEVEL="DEBUG") as process:
+        yield process
     assert TOKEN not in process.log
     assert UPSTREAM_TOKEN not in process.log
 
@@ -161,3 +175,11 @@ async def test_a_call_that_does_not_end_is_answered_with_a_fault(tmp_path: Path)
             assert await asyncio.to_thread(router.stop) == 0
             assert fault_of(await call) == (503, "env_down")
         assert "Traceback" not in router.log
+
+
+def test_a_socket_that_is_inherited_must_listen(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file, socket.socket() as idle:
+        for fd, named in ((file.fileno(), "is no socket"), (os.dup(idle.fileno()), "does not listen")):
+            settings = RouterSettings(registry_file=tmp_path / "r", router_listen_fd=fd)
+            with pytest.raises(StartError, match=named):
+                bind(settings)

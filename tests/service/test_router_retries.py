@@ -22,6 +22,8 @@ from router_rig import (
     fault_of,
     hang_after,
     head,
+    routed_env,
+    running_router,
     whole,
 )
 from server_process import ServerProcess
@@ -38,9 +40,8 @@ RESET_DEADLINE_S = 6.0
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     """A router with its own times."""
-    with Router(tmp_path_factory.mktemp("patient")) as process:
-        process.write()
-        yield process.wait_ready()
+    with running_router(tmp_path_factory.mktemp("patient")) as process:
+        yield process
 
 
 @pytest.fixture
@@ -50,15 +51,13 @@ def hasty(tmp_path: Path) -> Iterator[Router]:
         "OSWORLD_ROUTER_RETRY_S": f"{STEP_RETRY_S:g}",
         "OSWORLD_ROUTER_RESET_TIMEOUT_S": f"{RESET_DEADLINE_S:g}",
     }
-    with Router(tmp_path, **times) as process:
-        process.write()
-        yield process.wait_ready()
+    with running_router(tmp_path, **times) as process:
+        yield process
 
 
 @pytest.fixture
 async def env(hasty: Router) -> AsyncIterator[ScriptedEnv]:
-    async with ScriptedEnv() as scripted:
-        await hasty.route(scripted.entry())
+    async with routed_env(hasty) as scripted:
         yield scripted
 
 

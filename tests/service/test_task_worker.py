@@ -120,6 +120,15 @@ async def test_missing_program_of_the_postconfigs_is_a_fault(desktop: Desktop, w
     assert "no-such-program" in fault.message
 
 
+async def test_what_the_postconfig_ended_has_time_to_save(desktop: Desktop, worker: TaskWorker) -> None:
+    saves = "trap 'sleep 0.3; echo kept > ~/kept; exit' TERM; touch ~/began; while :; do sleep 0.05; done"
+    begins = execute(f'setsid bash -c "{saves}" at-its-end >/dev/null 2>&1 & until [ -e ~/began ]; do sleep 0.05; done')
+    task = a_task(begins, postconfig=[execute(["pkill", "-f", "at-its-end"])], result=shell_result("cat ~/kept"))
+    task.evaluator.expected = {"type": "rule", "rules": {"expected": "kept\n"}}
+    await worker.setup(task, desktop.addresses, DEADLINE_S)
+    assert await worker.evaluate(task, desktop.addresses, NO_ACTIONS, DEADLINE_S) == 1.0
+
+
 async def test_what_setup_steps_keep_is_there_for_the_evaluator(desktop: Desktop, worker: TaskWorker) -> None:
     step = execute("echo kept")
     step["parameters"]["stdout"] = "kept.txt"

@@ -1,18 +1,13 @@
 """The task worker against guests and file servers that fail: what a real desktop does not do on demand."""
 
-import asyncio
 import hashlib
 import json
-import os
-import signal
 import struct
-import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import pytest_asyncio
 
@@ -20,9 +15,8 @@ from osworld_contract.faults import FaultError, FaultReason
 from osworld_contract.task import Task, parse_task
 from osworld_envpod.tasks.settings import WorkerSettings
 from osworld_envpod.tasks.worker import TaskWorker
-from task_parts import Handler, a_task, execute, guest_at, http_server, session_processes
+from task_parts import Handler, a_task, execute, guest_at, http_server, well
 from tasks_of import TASKS, task_config
-from waiting import wait_for
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -56,10 +50,6 @@ def a_png() -> bytes:
     header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + b"\xff" * 8 for _ in range(8)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def well(_: Handler) -> bool:
-    return False
 
 
 def download(url: str) -> dict[str, object]:
@@ -239,23 +229,6 @@ async def test_every_real_task_is_known(worker: TaskWorker) -> None:
         await worker.check(parse_task(task_config(name)))
 
 
-async def test_stop_in_the_middle_of_an_operation_leaves_nothing(tmp_path: Path) -> None:
-    stopped = TaskWorker(WorkerSettings(cache_dir=tmp_path / "own"))
-    await stopped.start(DEADLINE_S)
-    session = stopped.pid
-    assert session is not None
-    with http_server(well) as port:
-        task = a_task({"type": "sleep", "parameters": {"seconds": 50}})
-        setting_up = asyncio.create_task(stopped.setup(task, guest_at(port), DEADLINE_S))
-        await wait_for(psutil.Process(session).children, 10, "a runner")
-        await stopped.stop(DEADLINE_S)
-        with pytest.raises(FaultError) as caught:
-            await setting_up
-    assert caught.value.fault.reason is FaultReason.WORKER_LOST
-    assert stopped.pid is None
-    assert session_processes(session) == []
-
-
 async def test_secrets_are_not_in_faults(tmp_path: Path) -> None:
     secret = "sk-do-not-show"
 
@@ -270,65 +243,3 @@ async def test_secrets_are_not_in_faults(tmp_path: Path) -> None:
             error = await setup_fault(running, a_task(execute(f"echo {secret}")), port)
     assert error.fault.reason is FaultReason.SETUP_FAILED
     assert secret not in error.fault.model_dump_json()
-
-
-async def test_worker_without_its_environment_is_a_named_fault(tmp_path: Path) -> None:
-    for python in (tmp_path / "nothing", Path(sys.executable)):
-        lost = TaskWorker(WorkerSettings(cache_dir=tmp_path / "own", python=python))
-        with pytest.raises(FaultError) as caught:
-            await lost.start(DEADLINE_S)
-        assert caught.value.fault.reason is FaultReason.WORKER_START_FAILED
-        assert lost.pid is None
-        await lost.stop(DEADLINE_S)
-
-
-_OWNER = """
-import asyncio, sys
-from pathlib import Path
-from osworld_envpod.tasks.settings import WorkerSettings
-from osworld_envpod.tasks.worker import TaskWorker
-from task_parts import a_task, guest_at
-
-async def main():
-    async with TaskWorker(WorkerSettings(cache_dir=Path(sys.argv[1]))) as worker:
-        task = a_task({"type": "sleep", "parameters": {"seconds": 100}})
-        await worker.setup(task, guest_at(int(sys.argv[2])), 90)
-
-asyncio.run(main())
-"""
-
-
-async def test_worker_does_not_outlive_a_killed_env_server(tmp_path: Path) -> None:
-    environment = dict(os.environ) | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    with http_server(well) as port:
-        argv = [sys.executable, "-c", _OWNER, str(tmp_path / "own"), str(port)]
-        owner = await asyncio.create_subprocess_exec(*argv, env=environment)
-        try:
-            below = await wait_for(lambda: two_below(owner.pid), DEADLINE_S, "worker and runner")
-            owner.send_signal(signal.SIGKILL)
-            await wait_for(lambda: not any(is_alive(process) for process in below), 10, "their end")
-        finally:
-            if owner.returncode is None:
-                owner.kill()
-            await asyncio.wait_for(owner.wait(), 10)
-
-
-def two_below(owner: int) -> list[psutil.Process]:
-    """Return all processes below `owner` once a worker and its runner are among them: both past their start-up."""
-    below = psutil.Process(owner).children(recursive=True)
-    workers = [process for process in below if is_alive(process) and is_worker(process)]
-    return below if len(workers) >= 2 else []
-
-
-def is_worker(process: psutil.Process) -> bool:
-    try:
-        return process.name() != "bwrap" and "__main__.py worker" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -225,8 +225,13 @@ async def test_shared_downloads_are_the_file_servers_alone(worker: TaskWorker) -
     assert all(path.stat().st_uid == os.geteuid() for path in cached)
 
 
-async def test_worker_without_a_sandbox_is_there_when_asked_for(tmp_path: Path) -> None:
+async def test_worker_without_a_sandbox_is_there_when_asked_for_behind_landlock(tmp_path: Path) -> None:
     async with TaskWorker(WorkerSettings(cache_dir=tmp_path / "own", sandbox=False)) as open_worker:
-        score, found = await run_hostile(open_worker, f'attempt("checkout", lambda: os.listdir({str(CHECKOUT)!r}))')
-        assert score == 1.0
-        assert "pyproject.toml" in found["checkout"]
+        look = f"""
+        attempt("checkout", lambda: os.listdir({str(CHECKOUT)!r}))
+        attempt("processes", lambda: len(pids()) > 3)
+        import playwright.sync_api
+        attempt("playwright", lambda: playwright.sync_api.sync_playwright().start().chromium.name)
+        """
+        score, found = await run_hostile(open_worker, look)
+        assert (score, found) == (1.0, {"checkout": None, "processes": True, "playwright": "chromium"})

@@ -12,7 +12,8 @@ import pytest
 
 from desktop_probe import guest_execute
 from osworld_contract.registry import Registry, RegistryEntry, write_registry
-from server_process import ServerProcess, clean_environment, env_server, free_port
+from osworld_env.ports import free_port
+from server_process import ServerProcess, clean_environment, env_server
 from tasks_of import INFEASIBLE, RENAME, task_config
 from trainer_client import TrainerClient, TrainerReply
 from waiting import wait_until

@@ -114,10 +114,25 @@ async def test_window_manager_and_panel_come_back_when_they_are_killed(tmp_path:
         await running.output("pkill -KILL openbox; pkill -KILL tint2")
 
         async def are_back() -> bool:
-            return (await running.run("pgrep openbox && pgrep tint2 && wmctrl -m")).returncode == 0
+            return bool(await running.output("pgrep openbox && pgrep tint2 && timeout 5 wmctrl -m"))
 
         assert await eventually(are_back, 10, "window manager and panel")
         assert running.desktop.state is DesktopState.READY
+
+
+async def test_a_program_that_keeps_ending_does_not_use_up_the_restarts_of_others(tmp_path: Path) -> None:
+    async with machine(tmp_path) as running:
+        kill_until_given_up = (
+            "while :; do pkill -KILL tint2 && n=0 || n=$((n + 1)); [ $n -lt 20 ] || exit 0; sleep 0.1; done"
+        )
+        await running.output(kill_until_given_up)
+        window_manager = await running.output("pgrep openbox")
+        await running.output("pkill -KILL openbox")
+
+        async def is_back() -> bool:
+            return await running.output("pgrep openbox && timeout 5 wmctrl -m >/dev/null") != window_manager
+
+        assert await eventually(is_back, 10, "the window manager")
 
 
 async def test_stop_leaves_no_process_no_port_and_no_file(tmp_path: Path) -> None:
@@ -151,6 +166,7 @@ async def test_a_revert_that_is_out_of_time_is_a_fault_and_the_next_one_works(tm
             await running.desktop.revert(0.05)
         assert caught.value.fault.reason is FaultReason.DESKTOP_UNCLEAN
         assert str(running.desktop.state) == "failed"
+        assert not list(tmp_path.glob("x-*/*/session.log")), "what was being made is gone"
         await running.revert()
         assert running.desktop.state is DesktopState.READY
 

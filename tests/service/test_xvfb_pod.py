@@ -128,10 +128,13 @@ def test_a_killed_env_server_ends_all_in_the_desktop_and_the_next_one_takes_it_o
     assert play(own_pod, renames=True) == 1.0
 
 
-def test_a_desktop_ends_when_it_is_asked_from_outside(own_pod: Pod) -> None:
-    assert own_pod.ask_to_end("desktop") == 0
-    own_pod.start("desktop")
-    own_pod.wait_ready()
+def test_a_desktop_that_is_asked_to_end_lets_the_episode_end_first(own_pod: Pod) -> None:
+    """A kubelet asks both containers of a pod that it ends at once; the env server's preStop waits for the episode."""
+    own_pod.ask_to_end("desktop")
+    assert play(own_pod, renames=True) == 1.0
+    own_pod.ask_to_end("server")
+    own_pod.await_end("server")
+    assert own_pod.await_end("desktop") == 0
 
 
 def test_pid_1_runs_as_nothing_else() -> None:
