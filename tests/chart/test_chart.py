@@ -1,64 +1,28 @@
-"""The chart as helm sees it: strict lint, what it renders, what its schema refuses; alerts as Prometheus sees them."""
+"""The chart as helm sees it: strict lint, what it renders, what its schema refuses."""
 
 import json
-import re
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from cluster.programs import programs_dir
-from osworld_contract.kube_names import COMPONENT_ROUTER
-from osworld_envpod.metrics import EnvMetrics
+from chart.rendering import CHART, FILES, helm, of_kind, rendered
+from cluster.helm import EVERYTHING
+from osworld_contract.kube_names import (
+    COMPONENT_ENV,
+    COMPONENT_ROUTER,
+    SECRET_KEY_TOKEN,
+    SECRET_KEY_UPSTREAM_TOKEN,
+    router_name,
+    tokens_secret_name,
+)
+from osworld_contract.names import ENV_TOKEN, ROUTER_PORT
+from osworld_node.settings import NodeSettings
 from osworld_operator.children import ChildSettings
 from osworld_operator.crd import definition_text
-from osworld_operator.metrics import OperatorMetrics
 from osworld_operator.owner import labels as router_labels
+from osworld_operator.owner import selector
 from osworld_operator.settings import OperatorSettings
-from osworld_router.metrics import Metrics
-
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "charts" / "osworld-env"
-FILES = CHART / "files"
-EVERYTHING = {
-    "test": {"pool": "desks", "namespace": "train"},
-    "images": {"pullSecrets": ["registry"]},
-    "operator": {
-        "watchNamespaces": ["train", "more"],
-        "nodeSelector": {"role": "system"},
-        "tolerations": [{"key": "system", "operator": "Exists"}],
-        "priorityClassName": "system-cluster-critical",
-        "podAnnotations": {"note": "x"},
-    },
-    "monitoring": {
-        "namespace": "prometheus",
-        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-        "rules": {"enabled": True},
-        "dashboard": {"enabled": True},
-    },
-}
-
-
-def helm(*argv: str, values: dict[str, Any] | None = None, is_fine: bool = True) -> str:
-    """Run helm with `values` and return what it printed."""
-    command = [str(programs_dir() / "helm"), *argv, *(["--values", "-"] if values is not None else [])]
-    text = json.dumps(values) if values is not None else None
-    done = subprocess.run(command, input=text, text=True, capture_output=True, timeout=60, check=False)
-    assert (done.returncode == 0) is is_fine, done.stdout + done.stderr
-    return done.stdout + done.stderr if not is_fine else done.stdout
-
-
-def rendered(values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Return what the chart makes of `values`."""
-    text = helm("template", "osw", str(CHART), "--namespace", "osworld-system", values=values or {})
-    return [item for item in yaml.safe_load_all(text) if item]
-
-
-def of_kind(kind: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    return [item for item in rendered(values) if item["kind"] == kind]
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
@@ -94,9 +58,47 @@ def test_the_operator_is_told_what_its_settings_know(values: dict[str, Any]) -> 
     assert container["ports"][0]["containerPort"] == OperatorSettings.model_fields["operator_port"].default
 
 
-def test_there_is_never_a_second_operator() -> None:
+def test_the_node_plugin_is_told_what_its_settings_know() -> None:
+    [daemon_set] = of_kind("DaemonSet", EVERYTHING)
+    spec = daemon_set["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    told = {item["name"]: item.get("value", "n0") for item in container["env"]}
+    told["OSWORLD_NODE_PROOF_COMMAND"] = json.loads(told["OSWORLD_NODE_PROOF_COMMAND"])
+    settings = NodeSettings(**{name.removeprefix("OSWORLD_").lower(): value for name, value in told.items()})
+    assert (settings.node_kvm_slots, settings.node_proof_command) == (16, ("true",))
+    assert settings.node_metrics_port == container["ports"][0]["containerPort"]
+    assert str(settings.node_kubelet_dir) in {mount["mountPath"] for mount in container["volumeMounts"]}
+    labels = daemon_set["spec"]["template"]["metadata"]["labels"]
+    assert daemon_set["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    [role] = [role for role in of_kind("ClusterRole", EVERYTHING) if "-node-" in role["metadata"]["name"]]
+    assert [(rule["resources"], rule["verbs"]) for rule in role["rules"]] == [
+        (["nodes"], ["get"]),
+        (["nodes/status"], ["patch"]),
+    ]
+    assert not of_kind("DaemonSet"), "only where it is asked for: it is privileged"
+
+
+def test_an_operator_stands_by_on_another_node() -> None:
     [deployment] = of_kind("Deployment")
-    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    assert deployment["spec"]["replicas"] == 2
+    pod = deployment["spec"]["template"]
+    [spread] = pod["spec"]["topologySpreadConstraints"]
+    [budget] = of_kind("PodDisruptionBudget")
+    for chosen in (spread["labelSelector"], budget["spec"]["selector"]):
+        assert chosen["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "DoNotSchedule")
+    assert spread["nodeTaintsPolicy"] == "Honor"
+    assert "tolerations" not in pod["spec"], "it comes back with its node, where that is soon"
+    assert budget["spec"]["maxUnavailable"] == 1
+
+
+def test_one_operator_alone_blocks_no_drain() -> None:
+    values = {"operator": {"replicas": 1}}
+    [deployment] = of_kind("Deployment", values)
+    assert deployment["spec"]["replicas"] == 1
+    assert "topologySpreadConstraints" not in deployment["spec"]["template"]["spec"]
+    assert [each["tolerationSeconds"] for each in deployment["spec"]["template"]["spec"]["tolerations"]] == [5, 5]
+    assert not of_kind("PodDisruptionBudget", values)
 
 
 def test_pods_are_restricted() -> None:
@@ -113,7 +115,7 @@ def test_with_namespaces_the_operator_has_rights_in_these_alone() -> None:
     assert all(rule["resources"] == ["leases"] for rule in lease["rules"])
     roles = [role for role in of_kind("Role", EVERYTHING) if role is not lease and role != lease]
     assert {role["metadata"]["namespace"] for role in roles} == {"train", "more"}
-    [everywhere] = of_kind("ClusterRole", EVERYTHING)
+    [everywhere] = [role for role in of_kind("ClusterRole", EVERYTHING) if "-operator-" in role["metadata"]["name"]]
     assert [rule["resources"] for rule in everywhere["rules"]] == [["nodes"], ["tokenreviews"]]
     assert everywhere["rules"][1]["verbs"] == ["create"]
 
@@ -131,7 +133,9 @@ def test_only_routers_reach_the_operator_and_who_scrapes_it(
     assert policy["spec"]["policyTypes"] == ["Ingress"]
     [rule] = policy["spec"]["ingress"]
     assert [port["port"] for port in rule["ports"]] == [OperatorSettings.model_fields["operator_port"].default]
-    routers = [item for item in rule["from"] if "podSelector" in item]
+    standbys = [item for item in rule["from"] if set(item) == {"podSelector"}]
+    assert [item["podSelector"] for item in standbys] == [policy["spec"]["podSelector"]]
+    routers = [item for item in rule["from"] if set(item) == {"podSelector", "namespaceSelector"}]
     assert [_namespace(item) for item in routers] == namespaces
     router = router_labels("desks", COMPONENT_ROUTER)
     assert all(item["podSelector"]["matchLabels"].items() <= router.items() for item in routers)
@@ -145,7 +149,7 @@ def _namespace(peer: dict[str, Any]) -> str | None:
 
 
 def test_no_right_is_a_wildcard() -> None:
-    for role in of_kind("ClusterRole"):
+    for role in of_kind("ClusterRole", {"node": {"enabled": True}}):
         for rule in role["rules"]:
             assert "*" not in (*rule["apiGroups"], *rule["resources"], *rule["verbs"])
 
@@ -153,7 +157,8 @@ def test_no_right_is_a_wildcard() -> None:
 def test_what_is_not_wanted_is_not_made() -> None:
     values = {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}}
     kinds = {item["kind"] for item in rendered(values)}
-    assert kinds == {"CustomResourceDefinition", "Deployment", "NetworkPolicy", "Service"}
+    made = {"CustomResourceDefinition", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service"}
+    assert kinds == made
     assert of_kind("Deployment", values)[0]["spec"]["template"]["spec"]["serviceAccountName"] == "mine"
 
 
@@ -169,17 +174,49 @@ def test_what_is_not_wanted_is_not_made() -> None:
         ({"crd": {"install": "yes"}}, "install"),
         ({"operator": {"watchNamespaces": "all"}}, "watchNamespaces"),
         ({"operator": {"watchNamespaces": ["A_B"]}}, "watchNamespaces"),
-        ({"operator": {"replicas": 2}}, "replicas"),
+        ({"operator": {"replicas": 0}}, "replicas"),
         ({"operator": {"resources": {"request": {}}}}, "request"),
         ({"pools": {"egressCidrs": ["10.0.0.1"]}}, "egressCidrs"),
         ({"monitoring": {"podMonitor": {"interval": "soon"}}}, "interval"),
+        ({"monitoring": {"podMonitor": {"pools": [{"namespace": "train"}]}}}, "name"),
+        ({"monitoring": {"podMonitor": {"pools": [{"name": "desks", "routerToken": {"name": "own"}}]}}}, "key"),
         ({"monitoring": {"rules": True}}, "rules"),
         ({"test": {"pool": "Desks!"}}, "pool"),
+        ({"test": {"pool": "desks", "routerToken": {"name": "own"}}}, "key"),
         ({"logLevel": "LOUD"}, "logLevel"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_name(values: dict[str, Any], named: str) -> None:
     assert named in helm("template", "osw", str(CHART), values=values, is_fine=False)
+
+
+@pytest.mark.parametrize("router_token", [None, {"name": "own", "key": "password"}], ids=["made", "own"])
+def test_a_pools_routers_and_env_servers_are_scraped_with_its_tokens(router_token: dict[str, str] | None) -> None:
+    pool = {"name": "desks", "namespace": "train", **({"routerToken": router_token} if router_token else {})}
+    monitors = of_kind("PodMonitor", {"monitoring": {"podMonitor": {"enabled": True, "pools": [pool]}}})
+    made = tokens_secret_name("desks")
+    for component, secret in (
+        (COMPONENT_ROUTER, router_token or {"name": made, "key": SECRET_KEY_TOKEN}),
+        (COMPONENT_ENV, {"name": made, "key": SECRET_KEY_UPSTREAM_TOKEN}),
+    ):
+        [found] = [item for item in monitors if item["spec"]["selector"]["matchLabels"] == selector("desks", component)]
+        assert found["metadata"]["namespace"] == "train"
+        [endpoint] = found["spec"]["podMetricsEndpoints"]
+        assert (endpoint["port"], endpoint["authorization"]) == ("http", {"credentials": secret})
+
+
+@pytest.mark.parametrize("router_token", [None, {"name": "own", "key": "password"}], ids=["made", "own"])
+def test_the_test_shows_the_router_the_pools_token(router_token: dict[str, str] | None) -> None:
+    values = {
+        "test": {"pool": "desks", "namespace": "train", **({"routerToken": router_token} if router_token else {})}
+    }
+    [pod] = of_kind("Pod", values)
+    assert (pod["metadata"]["namespace"], pod["metadata"]["annotations"]["helm.sh/hook"]) == ("train", "test")
+    [container] = pod["spec"]["containers"]
+    assert container["args"] == ["osworld-env", "check", f"http://{router_name('desks')}:{ROUTER_PORT}"]
+    [variable] = container["env"]
+    made = {"name": tokens_secret_name("desks"), "key": SECRET_KEY_TOKEN}
+    assert variable == {"name": ENV_TOKEN, "valueFrom": {"secretKeyRef": router_token or made}}
 
 
 def test_every_value_is_in_the_schema_and_is_used() -> None:
@@ -191,32 +228,3 @@ def test_every_value_is_in_the_schema_and_is_used() -> None:
         for name in content if isinstance(content, dict) else ():
             assert set(content) == set(schema["properties"][group]["properties"])
             assert f".Values.{group}.{name}" in templates
-
-
-def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
-    [rule] = of_kind("PrometheusRule", EVERYTHING)
-    alerts = tmp_path / "alerts.yaml"
-    alerts.write_text(yaml.safe_dump(rule["spec"]))
-    tests = (Path(__file__).parent / "alerts_test.yaml").read_text().replace("ALERTS", str(alerts))
-    path = tmp_path / "test.yaml"
-    path.write_text(tests)
-    promtool = shutil.which("promtool")
-    assert promtool, "install the package prometheus"
-    done = subprocess.run([promtool, "test", "rules", str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    named = {item["alert"] for group in rule["spec"]["groups"] for item in group["rules"]}
-    assert named == set(re.findall(r"alertname: (\w+)", tests))
-    assert {f"`{name}`" for name in named} <= set(
-        re.findall(r"`OSWorld\w+`", (ROOT / "docs/operations.md").read_text())
-    )
-
-
-@pytest.mark.parametrize("file", ["alerts.yaml", "dashboard.json"])
-def test_alerts_and_dashboard_ask_for_metrics_that_exist(file: str) -> None:
-    asked = set(re.findall(r"osworld_[a-z_]+", (FILES / file).read_text()))
-    registries = (EnvMetrics().registry, OperatorMetrics().registry, Metrics()._registry)
-    families = [family for registry in registries for family in registry.collect()]
-    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
-    known = {f"{family.name}{suffix}" for family in families for suffix in ("", *suffixes.get(family.type, ()))}
-    assert asked
-    assert asked <= known

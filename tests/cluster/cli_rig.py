@@ -14,7 +14,8 @@ from cluster.control_plane import ControlPlane
 from cluster.operator_rig import Pool
 from osworld_contract.kube_names import LABEL_COMPONENT, LABEL_POOL
 from osworld_contract.names import ROUTER_PORT
-from server_process import ServerProcess, clean_environment, free_port
+from osworld_env.ports import free_port
+from server_process import ServerProcess, clean_environment
 from waiting import wait_until
 
 DEADLINE_S = 60

@@ -44,7 +44,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def node(name: str) -> dict[str, object]:
     """Return a node that KWOK plays."""
     status = {"allocatable": ALLOCATABLE, "capacity": ALLOCATABLE}
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": status}
+    head = {"name": name, "labels": {"kubernetes.io/hostname": name}}  # which a kubelet sets
+    return {"apiVersion": "v1", "kind": "Node", "metadata": head, "status": status}
 
 
 @pytest.fixture

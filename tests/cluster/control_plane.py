@@ -7,7 +7,6 @@ import contextlib
 import json
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 import httpx
 
+from osworld_env.ports import PortPicker
 from waiting import wait_until
 
 READY_S: Final = 120
@@ -96,8 +96,21 @@ class ControlPlane:
             f"--service-account-key-file={key}",
             "--service-account-issuer=https://kubernetes.default.svc",
             "--service-cluster-ip-range=10.96.0.0/16",
+            "--allow-privileged=true",  # as k3s and kubeadm start it
         )
         self.wait_ready()
+
+    def start_controllers(self) -> None:
+        """Start the controller manager."""
+        self.start(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig}",
+            f"--service-account-private-key-file={self.folder / 'service-account.key'}",
+            "--use-service-account-credentials=true",
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--node-monitor-grace-period=20s",
+        )
 
     def start_kwok(self, kubelet_port: int) -> None:
         """Start KWOK, which plays kubelets too: port-forward and logs, as objects of kwok_crds.yaml say."""
@@ -184,7 +197,8 @@ def control_plane(
 ) -> Iterator[ControlPlane]:
     """Run a control plane for the time of the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, etcd_port, peer_port, kubelet_port = _free_ports(4)
+    with PortPicker() as ports:
+        port, etcd_port, peer_port, kubelet_port = (ports.pick() for _ in range(4))
     plane = ControlPlane(programs, folder, port, etcd_port, secrets.token_hex(16), host, flags or {}, logs)
     (logs or folder).mkdir(parents=True, exist_ok=True)
     _write_keys(plane)
@@ -200,16 +214,7 @@ def control_plane(
         )
         plane.start_api_server()
         if controllers:
-            key = folder / "service-account.key"
-            plane.start(
-                "kube-controller-manager",
-                f"--kubeconfig={plane.kubeconfig}",
-                f"--service-account-private-key-file={key}",
-                "--use-service-account-credentials=true",
-                "--leader-elect=false",
-                "--secure-port=0",
-                "--node-monitor-grace-period=20s",
-            )
+            plane.start_controllers()
             plane.start("kube-scheduler", f"--kubeconfig={plane.kubeconfig}", "--leader-elect=false", "--secure-port=0")
         if kwok:
             plane.start_kwok(kubelet_port)
@@ -234,11 +239,3 @@ def _write_keys(plane: ControlPlane) -> None:
         "users": [{"name": ADMIN, "user": {"token": plane.token}}],
     }
     plane.kubeconfig.write_text(json.dumps(config))
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]

@@ -49,6 +49,7 @@ class Operator:
             "OSWORLD_ROUTER_IMAGE": "local/router:1",
             "OSWORLD_OPERATOR_HOST": "127.0.0.1",
             "OSWORLD_OPERATOR_PORT": "0",
+            "OSWORLD_OPERATOR_ADDRESS": "127.0.0.1",
             **self._variables,
         }
         with self.log.open("ab") as log:
@@ -72,7 +73,16 @@ class Operator:
 
     def is_writer(self) -> bool:
         """Whether it says of itself that it has the lease."""
-        return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=2, trust_env=False).status_code == 200
+        found: bool = self._ready().json()["is_leader"]
+        return found
+
+    def is_standby(self) -> bool:
+        """Whether it says of itself that it is ready, and that another one leads."""
+        reply = self._ready()
+        return reply.status_code == 200 and not reply.json()["is_leader"]
+
+    def _ready(self) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=2, trust_env=False)
 
     def kill(self) -> None:
         """End it as a power cut does."""
@@ -163,12 +173,20 @@ class Pool:
         return (
             len(pods) == replicas + spares
             and sorted(self.served()) == list(range(replicas))
-            and all("deletionTimestamp" not in pod["metadata"] for pod in pods)
+            and all(map(is_ready, pods))
             and (status.get("ready"), status.get("spare"), status.get("desired")) == (replicas, spares, replicas)
         )
 
     def wait_whole(self, replicas: int, spares: int) -> None:
         wait_until(lambda: self.is_whole(replicas, spares), CONVERGE_S, f"{replicas} envs and {spares} spares")
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Return whether a pod that stays says of itself that it is ready: the pool's status comes a moment later."""
+    if "deletionTimestamp" in pod["metadata"]:
+        return False
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 @dataclass

@@ -48,6 +48,7 @@ PROGRAMS: Final = (
     Program("kubelet", "kubernetes", "k8s.io/kubernetes/cmd/kubelet", VERSION_FLAGS),
     Program("kube-proxy", "kubernetes", "k8s.io/kubernetes/cmd/kube-proxy", VERSION_FLAGS),
     Program("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    Program("coredns", "coredns", "."),
     Program("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
 )
 
@@ -55,7 +56,7 @@ PROGRAMS: Final = (
 def programs_dir() -> Path:
     """Return the folder of the binaries, which is complete if it is there."""
     digest = hashlib.sha256("".join(f"{item}" for item in PROGRAMS).encode())
-    for path in sorted(MODULES.glob("*/go.*")):
+    for path in sorted(MODULES.glob("*/*")):
         digest.update(path.read_bytes())
     return cache_dir() / "test-cluster" / digest.hexdigest()[:16]
 

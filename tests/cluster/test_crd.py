@@ -9,6 +9,7 @@ import yaml
 
 from cluster.control_plane import ControlPlane
 from pools import BAD_POOLS, BadPool, pool
+from waiting import wait_until
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "pools").glob("*.yaml"))
 
@@ -65,5 +66,6 @@ def test_an_upgrade_of_the_definition_keeps_pools(plane: ControlPlane, namespace
         plane.kubectl("create", "-n", namespace, "-f", "-", text=in_namespace("old", namespace))
     finally:
         plane.kubectl("apply", "-f", "-", text=json.dumps(ours))
-    found = plane.get(f"/apis/osworld.dev/v1alpha1/namespaces/{namespace}/osworldenvs/old")
-    assert found["spec"]["update"]["strategy"] == "WhenIdle"
+    path = f"/apis/osworld.dev/v1alpha1/namespaces/{namespace}/osworldenvs/old"
+    # The API server takes a definition over a moment after it has accepted it.
+    wait_until(lambda: plane.get(path)["spec"].get("update", {}).get("strategy") == "WhenIdle", 30, "the default")

@@ -1,8 +1,10 @@
 """The operator against a real API server, scheduler and controllers; KWOK plays nodes and pods."""
 
+import json
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,11 @@ import pytest
 from cluster.control_plane import ControlPlane
 from cluster.env_servers import PlayedEnvServers, played_env_servers
 from cluster.operator_rig import CONVERGE_S, Operator, Pool, operator, watched
-from osworld_contract.kube_names import LABEL_REVISION
+from cluster.watching_router import watching_router
+from osworld_contract.kube_names import COMPONENT_ROUTER, LABEL_COMPONENT, LABEL_REVISION
+from osworld_contract.names import ENV_SERVER_PORT
 from osworld_contract.wire import Phase
+from osworld_operator.swaps import STILL_S
 from waiting import wait_until
 
 KILLS = 20
@@ -105,6 +110,20 @@ def _outdated(pool: Pool, old: set[str]) -> list[str]:
     return [pod["metadata"]["uid"] for pod in found if pod["metadata"]["labels"][LABEL_REVISION] in old]
 
 
+def test_an_update_comes_where_a_quota_leaves_no_room_for_the_spare(pool: Pool) -> None:
+    pool.apply(replicas=1, spares=0, router={"replicas": 1})
+    pool.wait_whole(1, 0)
+    wait_until(lambda: len(_routers(pool)) == 1, CONVERGE_S, "the router's pod")
+    old = revisions(pool)
+    pool.plane.kubectl("create", "quota", "full", "-n", pool.namespace, "--hard=count/pods=2")
+    spec = {"replicas": 1, "spares": 1, "router": {"replicas": 1}}
+    pool.apply(**spec)
+    wait_until(lambda: pool.condition("Degraded") == ("True", "PodRefused"), CONVERGE_S, "no room for the spare")
+    pool.apply(**spec, podTemplate={"labels": {"team": "blue"}})
+    wait_until(lambda: pool.condition("Progressing") == ("True", "Updating"), CONVERGE_S, "an update")
+    wait_until(lambda: not old & revisions(pool) and 0 in pool.served(), CONVERGE_S + STILL_S, "env 0 is updated")
+
+
 def test_pods_leave_a_cordoned_node_after_their_episodes(pool: Pool, servers: PlayedEnvServers) -> None:
     pool.apply(replicas=4, spares=2)
     pool.wait_whole(4, 2)
@@ -121,6 +140,24 @@ def test_pods_leave_a_cordoned_node_after_their_episodes(pool: Pool, servers: Pl
     finally:
         pool.plane.kubectl("uncordon", node)
     pool.wait_whole(4, 2)
+
+
+def test_two_routers_run_where_one_node_alone_is_open_to_them(pool: Pool) -> None:
+    pool.plane.kubectl("taint", "node", "n1", "gpu=yes:NoSchedule")
+    try:
+        pool.apply(replicas=1, spares=0, router={"replicas": 2})
+        pool.wait_whole(1, 0)
+        wait_until(lambda: _routers(pool) == ["n0", "n0"], CONVERGE_S, "both routers on the node that is open to them")
+    finally:
+        pool.plane.kubectl("taint", "node", "n1", "gpu-")
+
+
+def _routers(pool: Pool) -> list[str]:
+    shown = pool.plane.kubectl(
+        "get", "pods", "-n", pool.namespace, "-l", f"{LABEL_COMPONENT}={COMPONENT_ROUTER}",
+        "-o", "jsonpath={.items[*].spec.nodeName}",
+    )  # fmt: skip
+    return shown.split()
 
 
 def _on(pool: Pool, node: str) -> list[str]:
@@ -168,12 +205,25 @@ def test_a_refused_pod_is_tried_again_calmly_until_the_quota_is_lifted(pool: Poo
     pool.plane.kubectl("create", "quota", "tight", "-n", pool.namespace, "--hard=count/pods=2")
     pool.apply(replicas=3, spares=0)
     wait_until(lambda: pool.condition("Degraded") == ("True", "PodRefused"), CONVERGE_S, "the quota in a condition")
-    before = rounds(running, pool)
-    time.sleep(LOOKED_AT_S)  # what must not happen has no event
-    assert rounds(running, pool) - before <= 2 * LOOKED_AT_S, "refusals are not asked for in a loop"
+    assert_calm(running, pool)
     pool.plane.kubectl("delete", "quota", "tight", "-n", pool.namespace)
     pool.wait_whole(3, 0)
     assert pool.condition("Degraded") == ("False", "AsExpected")
+
+
+def test_a_pool_that_is_scaled_down_into_its_quota_is_as_expected(pool: Pool) -> None:
+    pool.plane.kubectl("create", "quota", "small", "-n", pool.namespace, "--hard=count/pods=4")
+    pool.apply(replicas=5, spares=0, router={"replicas": 1})
+    wait_until(lambda: pool.condition("Degraded") == ("True", "PodRefused"), CONVERGE_S, "the quota in a condition")
+    pool.scale(2)
+    wait_until(lambda: pool.condition("Degraded") == ("False", "AsExpected"), CONVERGE_S, "nothing is refused any more")
+
+
+def assert_calm(running: Operator, pool: Pool) -> None:
+    """Look for a while at how often the operator asks for what it cannot have: not in a loop."""
+    before = rounds(running, pool)
+    time.sleep(LOOKED_AT_S)  # what must not happen has no event
+    assert rounds(running, pool) - before <= 2 * LOOKED_AT_S
 
 
 def rounds(running: Operator, pool: Pool) -> float:
@@ -201,6 +251,33 @@ def test_a_deleted_pool_leaves_nothing_even_without_an_operator(pool: Pool, runn
         running.start()
 
 
+def test_a_pool_that_is_applied_again_comes_up_beside_the_pods_that_are_still_busy(
+    pool: Pool, running: Operator, tmp_path: Path
+) -> None:
+    pool.apply(replicas=2, spares=0)
+    pool.wait_whole(2, 0)
+    old = [pod["metadata"]["name"] for pod in pool.pods()]
+    finalizers = json.dumps({"metadata": {"finalizers": ["example.com/episode"]}})  # holds them as preStop would
+    for name in old:
+        pool.plane.kubectl("patch", "pod", "-n", pool.namespace, name, "--type=merge", "-p", finalizers)
+    pool.plane.kubectl("delete", "owe", pool.name, "-n", pool.namespace, "--timeout=30s")
+    pool.apply(replicas=2, spares=0)
+    try:
+        wait_until(lambda: pool.condition("Ready") == ("True", "AllReady"), CONVERGE_S, "the pool beside its old pods")
+        assert {pod["metadata"]["name"] for pod in pool.pods()} > set(old), "nobody took their names"
+        served = pool.served()
+        assert sorted(served) == [0, 1] and not {pod["metadata"]["name"] for pod in served.values()} & set(old)
+        assert_calm(running, pool)
+        with watching_router(pool.plane.kubeconfig, pool.namespace, tmp_path) as router:
+            urls = {idx: f"http://{pod['status']['podIP']}:{ENV_SERVER_PORT}" for idx, pod in served.items()}
+            wait_until(lambda: {i: url for i, (url, _) in router.envs().items()} == urls, CONVERGE_S, "the new pods")
+    finally:
+        none = json.dumps({"metadata": {"finalizers": None}})
+        for name in old:
+            pool.plane.kubectl("patch", "pod", "-n", pool.namespace, name, "--type=merge", "-p", none, is_fine=False)
+    wait_until(lambda: len(pool.pods()) == 2, CONVERGE_S, "the old pods are gone")
+
+
 @pytest.mark.timeout(400)
 def test_an_operator_killed_at_random_neither_doubles_nor_loses_anything(pool: Pool, running: Operator) -> None:
     """Scale 4 → 8 → 2 with twenty kills: the end is exact, and at no moment had two pods one env_idx."""
@@ -212,6 +289,7 @@ def test_an_operator_killed_at_random_neither_doubles_nor_loses_anything(pool: P
             if number == KILLS // 3:
                 pool.scale(8)
             if number == 2 * KILLS // 3:
+                wait_until(lambda: len(set(seen.created)) == 9, CONVERGE_S, "eight envs and the spare")
                 pool.scale(2)
             time.sleep(chance.uniform(0.0, 2.5))  # the moment of the kill, which is the test's subject
             running.kill()

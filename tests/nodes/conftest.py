@@ -1,13 +1,12 @@
 """Fixtures of the nodes rung: one cluster of two real nodes for the session."""
 
-import json
 import secrets
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from nodes.images import all_archives
+from nodes.images import ready_store
 from nodes.real_cluster import RealCluster, real_cluster
 
 OUT = Path(__file__).parents[2] / "out" / "nodes"
@@ -17,7 +16,7 @@ OUT = Path(__file__).parents[2] / "out" / "nodes"
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[RealCluster]:
     """Two real nodes that have all images; see ``out/nodes`` after a failure."""
-    with real_cluster(OUT, all_archives()) as running:
+    with real_cluster(OUT, ready_store()) as running:
         yield running
 
 
@@ -35,10 +34,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def namespace(cluster: RealCluster) -> Iterator[str]:
     """A namespace at the Pod Security level ``restricted``, for one test; every node has power at its start and end."""
     name = f"test-{secrets.token_hex(3)}"
-    head = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": head}
-    cluster.plane.kubectl("apply", "-f", "-", text=json.dumps(body))
-    cluster.plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
+    cluster.make_namespace(name)
     yield name
     for node in cluster.nodes.values():
         node.ensure_power()

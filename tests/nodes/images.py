@@ -1,7 +1,8 @@
 """Builds the images of the test cluster, without registry and daemon: ``python tests/nodes/images.py [NAME...]``.
 
 The base is Debian by mmdebstrap. On it buildah runs the project's own Dockerfiles. Each ends as an archive for ``ctr
-images import`` in the cache, named by a digest of what it is made from, so that a second run builds nothing.
+images import`` in the cache, named by a digest of what it is made from, so that a second run builds nothing. All
+together are then imported once, into the folder that nodes start with.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ sys.path.insert(0, str(CHECKOUT / "tests"))
 
 from cluster.programs import find_go  # noqa: E402 - a script finds its siblings only so
 from nodes.node import PAUSE_IMAGE  # noqa: E402
+from nodes.store import make_store, store_of  # noqa: E402
 from osworld_contract.places import cache_dir  # noqa: E402
 
 PAUSE: Final = Path(__file__).parent / "pause"
@@ -32,8 +34,10 @@ PIP_SETTINGS: Final = Path("/etc/pip.conf")
 BASE_IMAGE: Final = "docker.io/local/base:1"
 BUILD_DEADLINE_S: Final = 1500.0
 EVIDENCE_LINES: Final = 20
-KEPT_ARCHIVES: Final = 3
-"""Of one name: this checkout's, and those of two others."""
+KEPT_STORES: Final = 2
+"""This checkout's, and that of another."""
+ROOM_BYTES: Final = 25 * 10**9
+"""What a build from nothing may write: layers, archives and the store of them all, then the nodes' own files."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Image:
 
     name: str
     dockerfile: str
+    arguments: tuple[str, ...] = ()
+    """For the Dockerfile, as ``NAME=value``."""
 
     @property
     def reference(self) -> str:
@@ -49,16 +55,13 @@ class Image:
         return f"docker.io/local/{self.name}:1"
 
 
-PROJECT_IMAGES: Final = tuple(
-    Image(name, f"{folder}/Dockerfile")
-    for name, folder in {
-        "env": "envpod",
-        "desktop": "guest",
-        "router": "router",
-        "operator": "operator",
-        "node": "node",
-    }.items()
-    if (CHECKOUT / folder / "Dockerfile").exists()
+PROJECT_IMAGES: Final = (
+    Image("env", "envpod/Dockerfile"),
+    # Tests of the programs have their own rung; without them the image is built in half the time.
+    Image("desktop", "guest/Dockerfile", ("PROGRAMS=",)),
+    Image("router", "router/Dockerfile"),
+    Image("operator", "operator/Dockerfile"),
+    Image("node", "node/Dockerfile"),
 )
 
 
@@ -87,16 +90,20 @@ def archive(image: Image) -> Path:
 
 
 def all_archives() -> list[Path]:
-    """Return the archives of all images.
+    """Return the archives of all images."""
+    return [pause_archive(), base_archive(), *map(archive, PROJECT_IMAGES)]
+
+
+def ready_store() -> Path:
+    """Return the containerd folder with all images that nodes start with.
 
     Raises:
-        ImageError: One is not built.
+        ImageError: It is not made.
     """
-    found = [pause_archive(), base_archive(), *map(archive, PROJECT_IMAGES)]
-    for path in found:
-        if not path.exists():
-            raise ImageError(f"{path.name} is not built: run `make setup-nodes`")
-    return found
+    path = store_of(all_archives(), folder())
+    if not path.exists():
+        raise ImageError("the images of the nodes are not built: run `make setup-nodes`")
+    return path
 
 
 def build(names: Iterable[str]) -> None:
@@ -108,32 +115,60 @@ def build(names: Iterable[str]) -> None:
     folder().mkdir(parents=True, exist_ok=True)
     with (folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        archives = all_archives()
+        store = store_of(archives, folder())
+        if store.exists():
+            store.touch()
+            return
+        _make_room(archives)
         _once(pause_archive(), _build_pause)
         _once(base_archive(), _build_base)
         for image in PROJECT_IMAGES:
             if image.name in names:
                 _once(archive(image), partial(_build_image, image))
+        _buildah("rm", "--all")  # of builds that were killed: what they were made of could not be removed
+        _buildah("rmi", "--prune")
+        if all(path.exists() for path in archives):
+            _once(store, partial(make_store, archives))
+            for old in (*map(archive, PROJECT_IMAGES), *_stores()[KEPT_STORES:]):
+                _remove(old)
 
 
 def _once(target: Path, make: Callable[[Path], None]) -> None:
     if target.exists():
-        target.touch()
         return
     began = time.monotonic()
     _say(f"building {target.stem}")
     part = target.with_suffix(".part")
-    part.unlink(missing_ok=True)
+    _remove(part)
     make(part)
     part.rename(target)
-    _say(f"built {target.stem} in {time.monotonic() - began:.0f} s ({target.stat().st_size >> 20} MiB)")
-    _prune(target)
+    _say(f"built {target.stem} in {time.monotonic() - began:.0f} s")
 
 
-def _prune(newest: Path) -> None:
-    name = newest.name.rpartition("-")[0]
-    found = sorted(folder().glob(f"{name}-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in found[KEPT_ARCHIVES:]:
-        old.unlink()
+def _make_room(archives: Sequence[Path]) -> None:
+    """Remove what builds before left, and stores of other checkouts as long as the disk has no room for one more."""
+    for left in (*folder().glob("*.part"), *set(folder().glob("*.tar")).difference(archives)):
+        _remove(left)
+    for old in reversed(_stores()):
+        if shutil.disk_usage(folder()).free < ROOM_BYTES:
+            _remove(old)
+    free = shutil.disk_usage(folder()).free
+    if free < ROOM_BYTES:
+        _say(f"{free / 1e9:.0f} GB free at {folder()}: building and running may need {ROOM_BYTES / 1e9:.0f} GB")
+
+
+def _stores() -> list[Path]:
+    """Return the stores that are made, the newest first."""
+    found = [path for path in folder().glob("store-*") if path.suffix != ".part"]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _build_pause(part: Path) -> None:
@@ -161,15 +196,15 @@ def _build_base(part: Path) -> None:
 
 
 def _build_image(image: Image, part: Path) -> None:
-    argv = ["build", "--isolation=chroot", "--network=host", f"--build-arg=BASE={BASE_IMAGE}", "--pull-never"]
+    argv = ["build", "--layers", "--isolation=chroot", "--network=host", "--pull-never"]
     argv += [f"--file={image.dockerfile}", f"--tag={image.reference}"]
+    for argument in (f"BASE={BASE_IMAGE}", *image.arguments):
+        argv.append(f"--build-arg={argument}")
     for name in ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL"):
         if name in os.environ:
             argv.append(f"--build-arg={name}={os.environ[name]}")
     _buildah(*argv, ".")
     _buildah("push", image.reference, f"docker-archive:{part}:{image.reference}")
-    # What is left of this build's first stage and of builds before is never used again: the sources go in first.
-    _buildah("rmi", "--prune", "--force")
 
 
 def _from(base: str) -> str:
@@ -197,11 +232,11 @@ def _run(argv: list[str], cwd: Path | None = None, env: dict[str, str] | None = 
 
 
 def _sources() -> list[Path]:
-    """Return what the Dockerfiles may copy: all that git has or would have, but tests and papers."""
-    argv = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = [name for name in _run(argv, cwd=CHECKOUT).split("\0") if name]
-    left_out = ("tests/", "docs/", "benchmarks/", "examples/", "CHANGELOG.md", "Makefile")
-    paths = [CHECKOUT / name for name in names if not name.startswith(left_out)]
+    """Return what the Dockerfiles may copy: of all that git has or would have, what ``.dockerignore`` lets through."""
+    rules = (CHECKOUT / ".dockerignore").read_text().split()
+    tops = tuple(rule.removeprefix("!") for rule in rules if rule.startswith("!"))
+    argv = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *tops]
+    paths = [CHECKOUT / name for name in _run(argv, cwd=CHECKOUT).split("\0") if name]
     return [path for path in paths if path.is_file()]
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any, Final
 
 import yaml
 
+from nodes.names import DOMAIN
 from nodes.pki import Pki
-from nodes.places import PODS, node_address, node_pods
+from nodes.places import HOST, PODS, node_address, node_pods
 from nodes.processes import await_namespace, kill, spawn
+from nodes.store import give_store
 from nodes.switch import Switch
 from waiting import wait_until
 
@@ -23,6 +24,8 @@ CGROUPS: Final = Path("/sys/fs/cgroup")
 EVIDENCE_CHARACTERS: Final = 2000
 EMPTY_DEADLINE_S: Final = 20.0
 PAUSE_IMAGE: Final = "docker.io/local/pause:1"
+POD_PIDS: Final = 4096
+"""What deploy/ec2 gives a pod."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class NodePlace:
     folder: Path
     logs: Path
     programs: Path
-    images: Sequence[Path]
-    """Archives that its containerd has from the start."""
+    store: Path
+    """The containerd folder with the images that it has from the start."""
 
 
 class Node:
@@ -74,9 +77,14 @@ class Node:
         self._process = None
         self._remove_cgroups()
 
+    @property
+    def has_power(self) -> bool:
+        """Return whether it was started and not cut off."""
+        return self._process is not None
+
     def ensure_power(self) -> None:
         """Start it where it has no power."""
-        if self._process is None:
+        if not self.has_power:
             self.start()
 
     def check(self) -> None:
@@ -96,10 +104,9 @@ class Node:
 
     def _write(self, pki: Pki, api_url: str) -> None:
         folder = self.place.folder
-        for each in (folder / "cni", folder / "images", self.place.logs):
+        for each in (folder / "cni", self.place.logs):
             each.mkdir(parents=True, exist_ok=True)
-        for number, archive in enumerate(self.place.images):
-            (folder / "images" / f"{number}.tar").symlink_to(archive)
+        give_store(self.place.store, folder / "fs" / "var" / "lib" / "containerd")
         pki.kubeconfig(folder / "kubelet.kubeconfig", api_url, f"system:node:{self.name}", "system:nodes")
         pki.kubeconfig(folder / "proxy.kubeconfig", api_url, "system:kube-proxy")
         certificate, key = pki.issue(f"{self.name}-server", self.name, None, self.address)
@@ -163,8 +170,11 @@ def kubelet_config(name: str, address: str) -> dict[str, Any]:
         # Images come from archives only: what is removed does not come back.
         "imageGCHighThresholdPercent": 100,
         "resolvConf": "",
-        "clusterDomain": "cluster.local",
+        "clusterDomain": DOMAIN,
+        "clusterDNS": [HOST],
         "nodeStatusUpdateFrequency": "4s",
+        # A fork bomb is bounded by its pod.
+        "podPidsLimit": POD_PIDS,
     }
 
 

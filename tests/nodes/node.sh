@@ -19,13 +19,14 @@ until ip -4 address show dev eth0 2>/dev/null | grep -q inet; do sleep 0.1; done
 
 containerd --config "$FOLDER/containerd.toml" >>"$LOGS/containerd.log" 2>&1 &
 until ctr version >/dev/null 2>&1; do sleep 0.1; done
-for archive in "$FOLDER"/images/*.tar; do
-    [ ! -e "$archive" ] || ctr --namespace k8s.io images import "$archive"
-done
 
 "$PROGRAMS/kube-proxy" --kubeconfig="$FOLDER/proxy.kubeconfig" --hostname-override="$NAME" --proxy-mode=iptables \
     --conntrack-max-per-core=0 --cluster-cidr="$PODS" >>"$LOGS/kube-proxy.log" 2>&1 &
-"$PROGRAMS/kubelet" --kubeconfig="$FOLDER/kubelet.kubeconfig" --config="$FOLDER/kubelet.yaml" --hostname-override="$NAME" \
-    --node-ip="$ADDRESS" --container-runtime-endpoint=unix:///run/containerd/containerd.sock >>"$LOGS/kubelet.log" 2>&1 &
+run_kubelet() {
+    "$PROGRAMS/kubelet" --kubeconfig="$FOLDER/kubelet.kubeconfig" --config="$FOLDER/kubelet.yaml" --hostname-override="$NAME" \
+        --node-ip="$ADDRESS" --container-runtime-endpoint=unix:///run/containerd/containerd.sock >>"$LOGS/kubelet.log" 2>&1
+}
+# Again where it ends, as systemd does: containerd takes no orders until it has looked through what a power cut left.
+for _ in $(seq 30); do run_kubelet || sleep 1; done &
 # A node whose kubelet or containerd has ended is no node.
 wait -n

@@ -2,19 +2,22 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from cluster.control_plane import ControlPlane, control_plane
 from cluster.programs import programs_dir
+from nodes.names import start_names
 from nodes.node import Node, NodePlace
 from nodes.pki import Pki
 from nodes.places import API_SERVICE, HOST, SERVICES
+from nodes.processes import kill
 from nodes.switch import Switch
 from osworld_contract.places import cache_dir
 from waiting import wait_until
@@ -23,6 +26,9 @@ NODES_READY_S: Final = 180.0
 """Measured: 6 to 17 s."""
 NODE_GRACE_S: Final = 20
 """Silence after which a node is not ready any more."""
+NODE_PERIOD_S: Final = 1
+"""Between two looks of the controller manager at the nodes. It counts silence from one look and ends it at another, so
+up to two periods are added to the grace."""
 EVICTION_S: Final = 5
 """How long pods stay on a node that is not ready; Kubernetes' own default is 300."""
 LOCK: Final = Path("/run/osworld-test-cluster.lock")
@@ -61,8 +67,15 @@ class RealCluster:
 
         wait_until(are_ready, NODES_READY_S, "all nodes ready")
 
+    def make_namespace(self, name: str, level: str = "restricted") -> None:
+        """Make a namespace at a Pod Security level, with the service account that its pods need."""
+        head = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": level}}
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": head}
+        self.plane.kubectl("apply", "-f", "-", text=json.dumps(body))
+        self.plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
+
     def save(self) -> None:
-        """Write what a person asks for after a failure beside the logs: objects and events of all namespaces."""
+        """Write what a person asks for after a failure beside the logs: objects, events, and what pods wrote."""
         for name, argv in {
             "pods.txt": ("get", "pods", "-A", "-o", "wide"),
             "nodes.txt": ("describe", "nodes"),
@@ -70,11 +83,17 @@ class RealCluster:
             "described.txt": ("describe", "pods", "-A"),
         }.items():
             (self.logs / name).write_text(self.plane.kubectl(*argv, is_fine=False))
+        for pod in self.plane.get("/api/v1/pods")["items"]:
+            at, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+            for which in ((), ("--previous",)):
+                log = self.plane.kubectl("logs", "--all-containers", "--prefix", "-n", at, name, *which, is_fine=False)
+                with (self.logs / f"{at}.{name}.log").open("a") as file:
+                    file.write(log)
 
 
 @contextlib.contextmanager
-def real_cluster(logs: Path, images: Sequence[Path], count: int = 2) -> Iterator[RealCluster]:
-    """Run a cluster of `count` nodes that have `images`, for the time of the block.
+def real_cluster(logs: Path, store: Path, count: int = 2) -> Iterator[RealCluster]:
+    """Run a cluster of `count` nodes that have the images of `store`, for the time of the block.
 
     All that it starts ends with this process, a kill included. A killed run leaves a folder and empty cgroups, which
     the next one removes.
@@ -97,10 +116,11 @@ def real_cluster(logs: Path, images: Sequence[Path], count: int = 2) -> Iterator
             control_plane(programs_dir(), folder / "plane", host=HOST, flags=_flags(pki), logs=logs / "plane")
         )
         plane.kubectl("apply", "-f", "-", text=PROXY_ROLE)
+        stack.callback(kill, start_names(plane.kubeconfig, folder, logs))
         running = RealCluster(plane, logs)
         for index in range(count):
             name = f"n{index}"
-            place = NodePlace(index, count, folder / name, logs / name, programs_dir(), images)
+            place = NodePlace(index, count, folder / name, logs / name, programs_dir(), store)
             node = running.nodes[name] = Node(place, pki, plane.url, switch)
             stack.callback(node.cut_power)
             node.start()
@@ -130,12 +150,15 @@ def _flags(pki: Pki) -> dict[str, list[str]]:
             f"--kubelet-client-key={client_key}",
             "--kubelet-preferred-address-types=InternalIP",
             f"--service-cluster-ip-range={SERVICES}",
-            "--allow-privileged=true",
             "--enable-admission-plugins=NodeRestriction",
             f"--default-not-ready-toleration-seconds={EVICTION_S}",
             f"--default-unreachable-toleration-seconds={EVICTION_S}",
         ],
-        "kube-controller-manager": [f"--root-ca-file={pki.ca}", f"--node-monitor-grace-period={NODE_GRACE_S}s"],
+        "kube-controller-manager": [
+            f"--root-ca-file={pki.ca}",
+            f"--node-monitor-grace-period={NODE_GRACE_S}s",
+            f"--node-monitor-period={NODE_PERIOD_S}s",
+        ],
     }
 
 

@@ -8,14 +8,14 @@ from typing import Final
 CHECKOUT: Final = Path(__file__).parents[2]
 sys.path.insert(0, str(CHECKOUT / "tests"))
 
-from nodes.images import ImageError, all_archives  # noqa: E402 - a script finds its siblings only so
+from nodes.images import ImageError, ready_store  # noqa: E402 - a script finds its siblings only so
 from nodes.real_cluster import CannotRunError, real_cluster  # noqa: E402
 
 
 def main() -> int:
     """Start it, say how to use it, and take it down on SIGINT or SIGTERM."""
     try:
-        with real_cluster(CHECKOUT / "out" / "cluster-up", all_archives()) as cluster:
+        with real_cluster(CHECKOUT / "out" / "cluster-up", ready_store()) as cluster:
             cluster.plane.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "crds"))
             _say(
                 f"two nodes are ready. In another terminal:\n"

@@ -43,6 +43,7 @@ def test_a_mirrored_sheet_is_converted_in_the_terminal(mirror_agent: Agent) -> N
     mirror_agent.await_focus("Terminal")
     mirror_agent.type("libreoffice --convert-to csv *.ods\n")
     mirror_agent.await_text("~/Desktop/file_example_ODS_5000.csv", "2023-10")
+    mirror_agent.await_output("pgrep -f '[c]onvert-to' || echo ended", "ended")
     assert mirror_agent.finish() == 1.0
 
 

@@ -95,6 +95,19 @@ async def test_a_paused_machine_stands_still_and_goes_on(machine: VirtualMachine
     assert (await machine.guest.agent(COMMAND_DEADLINE_S)).ready
 
 
+async def test_a_clock_that_pauses_left_behind_is_stepped_and_nothing_else_changes(machine: VirtualMachine) -> None:
+    before = await machine.guest.agent(COMMAND_DEADLINE_S)
+    running = "pgrep -d ' ' 'X|openbox|python'; cat /proc/sys/kernel/random/boot_id"
+    programs = await machine.output(running)
+    for back_s, left_s in ((30, 30), (40, 0)):  # the second one adds to the first
+        await machine.output(f"echo password | sudo -S -p '' date -s '-{back_s} seconds'")
+        await machine.desktop.correct_clock(COMMAND_DEADLINE_S)
+        asked = time.time()
+        now = await machine.guest.agent(COMMAND_DEADLINE_S)
+        assert asked - left_s - 2 * CLOCK_TOLERANCE_S <= now.unix_time_s <= time.time() - left_s + CLOCK_TOLERANCE_S
+        assert (now.boot_id, await machine.output(running)) == (before.boot_id, programs)
+
+
 async def test_a_killed_machine_is_seen_and_the_next_revert_is_clean(machine: VirtualMachine) -> None:
     await machine.output("touch ~/marker")
     (process,) = qemu_processes()

@@ -29,7 +29,7 @@ MEMORY_SPARE_BYTES = 40 * 2**20
 END_DEADLINE_S = 30.0
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(200, marks=LONG)])
+@pytest.mark.parametrize("count", [30, pytest.param(200, marks=LONG)])
 async def test_forks_in_a_row_leave_template_process_and_machine_as_they_were(tmp_path: Path, count: int) -> None:
     files = _open_files()
     async with virtual_machine(tmp_path, spares=1) as machine:

@@ -1,4 +1,4 @@
-"""What a guest can reach: itself. Not this machine's loopback, no env server, no other virtual machine."""
+"""What a guest can reach: itself. Not this machine's loopback, no env server, no router, no other virtual machine."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,10 @@ import pytest
 
 from desktop_probe import desktop_processes
 from osworld_contract.names import GUEST_SERVER_PORT
+from osworld_env.ports import free_port
 from osworld_envpod.desktops.qemu.argv import QEMU
-from server_process import ServerProcess, clean_environment, free_port
+from router_rig import running_router
+from server_process import ServerProcess, clean_environment
 from vm_fixtures import VirtualMachine
 
 pytestmark = pytest.mark.timeout(420)
@@ -25,14 +27,18 @@ ATTEMPT_S = 20
 """For one connection of a guest under emulation; one to itself takes a fraction of a second."""
 
 
-async def test_a_guest_reaches_no_neighbour_no_env_server_and_nothing_on_this_machine(
-    machine: VirtualMachine, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+async def test_a_guest_reaches_no_neighbour_no_env_server_no_router_and_nothing_on_this_machine(
+    machine: VirtualMachine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with _neighbour(tmp_path_factory.mktemp("neighbour")) as server, _listener() as (stream, datagram):
+    with (
+        _neighbour(tmp_path_factory.mktemp("neighbour")) as server,
+        running_router(tmp_path_factory.mktemp("router")) as router,
+        _listener() as (stream, datagram),
+    ):
         await asyncio.to_thread(server.wait_ready)
-        ports = [stream.getsockname()[1], machine.desktop.addresses.server_port, *_ports(server.pid)]
+        ports = [stream.getsockname()[1], machine.desktop.addresses.server_port, router.port, *_ports(server.pid)]
         assert server.port in ports
-        assert len(ports) >= 1 + 1 + 1 + 4, "listener, own forward, env server, the neighbour's four"
+        assert len(ports) >= 1 + 1 + 1 + 1 + 4, "listener, own forward, router, env server, the neighbour's four"
         for port in ports:  # all of them answer on this machine, so what a guest does not reach is kept from it
             socket.create_connection(("127.0.0.1", port), ATTEMPT_S).close()
         with socket.socket(type=socket.SOCK_DGRAM) as sending:

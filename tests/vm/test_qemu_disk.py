@@ -1,0 +1,162 @@
+"""A small disk: full before a fork, full while the guest writes, full in an episode, too small for a task snapshot."""
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from desktop_probe import desktop_processes, runs
+from osworld_contract.places import run_dir, vm_template_dir
+from osworld_env.ports import free_port
+from osworld_envpod.desktops.qemu.argv import QEMU
+from server_process import ServerProcess, clean_environment, post
+from task_parts import a_task, execute, shell_result
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(420)
+
+SIZE_BYTES = 96 << 20
+END_DEADLINE_S = 360
+
+WRITER = (
+    'setsid sh -c \'X=9999; until [ "$X" -lt 500 ]; do sleep 0.2; eval "$(xdotool getmouselocation --shell)"; done; '
+    "dd if=/dev/urandom of=$HOME/big bs=1M count=300 oflag=dsync' >/dev/null 2>&1 </dev/null &"
+)
+"""Writes more than the disk takes, from when the agent moves the pointer to the left on: the reset is over by then."""
+
+WRITES, WRITES_NOT = (
+    {"task_config": a_task(*steps, result=shell_result("test -e ~/big || echo yes")).as_config()}
+    for steps in ([execute(WRITER)], [])
+)
+STEPS_MAX = 30
+END_S = 60.0
+
+SCRIPT = textwrap.dedent("""
+    import asyncio, sys
+    from pathlib import Path
+    from osworld_contract.faults import FaultError
+    from osworld_envpod.desktops.qemu import QemuDesktop, QemuSettings
+    from osworld_envpod.guest import GuestClient
+    from waiting import wait_for
+
+    small, templates = map(Path, sys.argv[1:3])
+
+    async def setup(addresses, deadline_s):
+        raise AssertionError("there is no room for a snapshot")
+
+    async def fault_of(call):
+        try:
+            await call
+        except FaultError as error:
+            return error.fault.reason.value
+        return "none"
+
+    async def write(desktop):
+        async with GuestClient(desktop.addresses) as guest:
+            await guest.execute("head -c 300000000 /dev/urandom > ~/fill; sync", 60.0, shell=True)
+
+    async def check(desktop):
+        async with GuestClient(desktop.addresses) as guest:
+            print("left:", (await guest.execute("ls ~/fill 2>/dev/null", 60.0, shell=True)).output)
+
+    def fill():
+        with (small / "fill").open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+
+    async def main():
+        settings = QemuSettings(run_dir=small / "run", template_dir=templates, snapshot_dir=small / "s", spares=0)
+        desktop = QemuDesktop(settings)
+        try:
+            fill()
+            print("start:", await fault_of(desktop.start(120.0)))
+            (small / "fill").unlink()
+            await desktop.revert(120.0)
+            print("snapshot:", (await desktop.revert_to_task("a", setup, 120.0)).value)
+            print("write:", await fault_of(write(desktop)))
+            await wait_for(lambda: desktop.state.value == "failed", 10, "failed")
+            print("lost to:", desktop.lost_to)
+            await desktop.revert(120.0)
+            print("lost to:", desktop.lost_to)
+            await check(desktop)
+        finally:
+            await desktop.stop(60.0)
+        print("files:", [path.name for path in (small / "run").iterdir()])
+
+    asyncio.run(main())
+""")
+
+
+def _small_disk(folder: Path) -> list[str]:
+    """Return the command that starts another one where `folder` is a small disk."""
+    return ["bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--size", str(SIZE_BYTES), "--tmpfs", str(folder)]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    result = subprocess.run(
+        [*_small_disk(small), sys.executable, "-c", SCRIPT, str(small), str(vm_template_dir())],
+        capture_output=True, text=True, timeout=END_DEADLINE_S, check=False,
+        env=clean_environment(PYTHONPATH=str(Path(__file__).parents[1])),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.splitlines() == [
+        "start: disk_full",
+        "snapshot: none",
+        "write: guest_unreachable",
+        "lost to: disk_full",
+        "lost to: None",
+        "left: ",
+        "files: []",
+    ]
+
+
+def test_an_episode_whose_disk_fills_ends_with_disk_full_and_the_next_is_clean(tmp_path: Path) -> None:
+    """QEMU ends in the middle of a step: to its caller that looks like a guest that is gone."""
+    run_dir().mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    settings = {"OSWORLD_TASK_SNAPSHOTS": "0", "OSWORLD_SPARE_DESKTOPS": "0", "OSWORLD_MAX_STEPS": str(STEPS_MAX)}
+    environment = clean_environment(PROVIDER="qemu", OSWORLD_PORT=str(port), **settings)
+    server = ServerProcess("osworld_envpod", tmp_path, environment, port)
+    server.wrap(*_small_disk(run_dir()))
+    with server:
+        server.wait_ready()
+        reset = post(server, "/env/reset", WRITES)
+        assert reset.status_code == httpx.codes.OK, reset.text[:1000]
+        fault = _fault_of_steps(server)
+        assert (fault["kind"], fault["reason"], fault["masked"]) == ("infra", "disk_full", True), fault
+        evaluated = post(server, "/env/evaluate")
+        assert (evaluated.status_code, evaluated.json()["fault"]) == (httpx.codes.SERVICE_UNAVAILABLE, fault)
+        metrics = httpx.get(server.url + "/metrics", timeout=10).text
+        # In a step, or where what was under way is written when the guest is paused after it, between two.
+        assert re.findall(r'^osworld_faults_total\{kind="infra",operation="(?:step|none)",reason="(\w+)"\} (\S+)$',
+                          metrics, re.MULTILINE) == [("disk_full", "1.0")]  # fmt: skip
+        reset = post(server, "/env/reset", WRITES_NOT)
+        assert reset.status_code == httpx.codes.OK, reset.text[:1000]
+        assert post(server, "/env/evaluate").json() == 1.0, "nothing that was written is left"
+        machines = desktop_processes(server.pid, QEMU)
+        assert len(machines) == 1
+        (inside,) = psutil.Process(server.pid).children()
+        inside.terminate()
+        wait_until(lambda: not any(runs(machine) for machine in machines), END_S, "no QEMU")
+
+
+def _fault_of_steps(server: ServerProcess) -> dict[str, object]:
+    """Return the fault of the first step that has one."""
+    headers = {"X-Osworld-Client": "v2"}
+    for action in ["click(start_box='(100,500)')", *["wait()"] * STEPS_MAX]:
+        reply = post(server, "/env/step", {"prediction": f"Thought: go on.\nAction: {action}"}, **headers)
+        if reply.status_code != httpx.codes.OK:
+            fault: dict[str, object] = reply.json()["fault"]
+            assert reply.status_code == httpx.codes.INSUFFICIENT_STORAGE, fault
+            return fault
+    raise AssertionError("no step had a fault")

@@ -1,0 +1,108 @@
+"""Templates that were changed on the disk under the machines that run over them, and machines of another shape.
+
+Each test has a store of its own, with a copy of the template that the other tests fork.
+"""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from osworld_envpod.desktops.base import DesktopState, TaskState
+from osworld_envpod.desktops.qemu import QemuSettings
+from osworld_envpod.desktops.qemu.files import copy_sparse, sha256
+from osworld_envpod.desktops.qemu.settings import OWN_MEMORY_MIB
+from osworld_envpod.desktops.qemu.template import PARTS
+from vm_fixtures import (
+    COMMAND_DEADLINE_S,
+    VirtualMachine,
+    listening_ports,
+    machine_of,
+    nothing,
+    qemu_processes,
+    virtual_machine,
+)
+from waiting import wait_for
+
+pytestmark = pytest.mark.timeout(600)
+
+MADE_AGAIN_S = 300.0
+"""For a reset that boots a template: 30 s under emulation on an idle machine."""
+
+LEFT_BYTES = 4096
+LOST_DEADLINE_S = 30.0
+
+
+async def _copied(store: Path, run_dir: Path) -> Path:
+    """Copy the template of all tests to `store`, and return the copy."""
+    async with virtual_machine(run_dir) as machine:
+        source = machine.desktop.template.folder
+        target = store / source.name
+        target.mkdir(parents=True)
+        for path in source.iterdir():
+            await asyncio.to_thread(copy_sparse if path.name == "ram" else shutil.copyfile, path, target / path.name)
+    return target
+
+
+async def _digests(folder: Path) -> list[str]:
+    return [await asyncio.to_thread(sha256, folder / name) for name in PARTS]
+
+
+async def _truncate(machine: VirtualMachine) -> None:
+    """Truncate the RAM of the machine's template, which is the end of the fork that runs over it."""
+    os.truncate(machine.desktop.template.part("ram"), LEFT_BYTES)
+    await wait_for(lambda: machine.desktop.state is DesktopState.FAILED, LOST_DEADLINE_S, "the end of the fork")
+
+
+async def _revert(machine: VirtualMachine) -> None:
+    await machine.guest.close()
+    await machine.desktop.revert(MADE_AGAIN_S)
+    assert machine.desktop.state is DesktopState.READY
+
+
+async def test_a_template_that_is_truncated_is_made_again_in_the_reset_that_finds_it(
+    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path_factory.mktemp("t")  # a template's socket needs a short path
+    template = await _copied(place / "t", place / "run")
+    async with machine_of(QemuSettings(run_dir=place / "run", template_dir=place / "t", spares=1)) as machine:
+        await wait_for(lambda: len(listening_ports()) == 8, COMMAND_DEADLINE_S, "the ports of a spare")
+        await machine.output("touch ~/marker")
+        await _truncate(machine)
+        assert "QEMU ended by itself" in caplog.text
+        await _revert(machine)
+        assert machine.desktop.template.folder == template
+        assert template.joinpath("ram").stat().st_size == OWN_MEMORY_MIB << 20
+        await machine.revert()
+        assert (await machine.run("test -e ~/marker")).returncode == 1
+        await wait_for(lambda: len(listening_ports()) == 8, COMMAND_DEADLINE_S, "the ports of a spare")
+        assert len(qemu_processes()) == 2
+    assert (qemu_processes(), listening_ports()) == ([], set())
+
+
+@pytest.mark.long  # two boots: three minutes and more
+async def test_a_machine_of_another_shape_has_a_template_of_its_own_and_makes_it_again(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    place = tmp_path_factory.mktemp("t")
+    other = await _copied(place / "t", place / "run")
+    before = await _digests(other)
+    settings = QemuSettings(
+        run_dir=place / "run", template_dir=place / "t", memory_mib=768, spares=0,
+        snapshot_dir=place / "s",
+    )  # fmt: skip
+    async with machine_of(settings) as machine:
+        own = machine.desktop.template.folder
+        assert own != other
+        assert sorted(path.name for path in (place / "t").iterdir() if path.is_dir()) == sorted([own.name, other.name])
+        await _truncate(machine)
+        assert await machine.desktop.revert_to_task("a", nothing, MADE_AGAIN_S) is TaskState.NONE
+        await _revert(machine)
+        assert machine.desktop.template.folder == own
+        assert len(qemu_processes()) == 1
+        await machine.revert()
+        assert 600 < int(await machine.output("awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo")) < 768
+    assert (qemu_processes(), listening_ports()) == ([], set())
+    assert await _digests(other) == before
