@@ -1,0 +1,51 @@
+"""A network of the test's own, in which connections can be cut as a broken link cuts them: no packet, and no reset.
+
+Made as root and by any user alike; who is not root is root of this network alone.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+_AS_USER: Final = ("--user", "--map-current-user", "--keep-caps")
+
+POWERLESS: Final = () if os.geteuid() == 0 else ("setpriv", "--ambient-caps", "-all", "--inh-caps", "-all")
+"""Command that starts another one without the powers over this network: bubblewrap refuses to start with them."""
+
+
+def in_own_network(*command: str) -> list[str]:
+    """Return the command that runs `command` in a network of its own; `light` it first."""
+    return ["unshare", "--net", *(() if os.geteuid() == 0 else _AS_USER), *command]
+
+
+def light() -> None:
+    """Switch the loopback on.
+
+    Raises:
+        RuntimeError: Something is on already: this is the network of others, in which nothing may be cut.
+    """
+    links = subprocess.run(["ip", "-o", "link", "show", "up"], check=True, capture_output=True, text=True, timeout=10)
+    if links.stdout:
+        raise RuntimeError(f"no network of the test's own: {links.stdout.strip()}")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
+
+
+@contextmanager
+def cut_off(port: int) -> Iterator[None]:
+    """Let no packet through from or to `port` of this machine: whoever listens there lives and works on."""
+    rules = [("INPUT", "--protocol", "tcp", end, str(port), "--jump", "DROP") for end in ("--dport", "--sport")]
+    done = []
+    try:
+        for rule in rules:
+            _iptables("--insert", *rule)
+            done.append(rule)
+        yield
+    finally:
+        for rule in done:
+            _iptables("--delete", *rule)
+
+
+def _iptables(*arguments: str) -> None:
+    subprocess.run(["iptables", "--wait", *arguments], check=True, timeout=10)
