@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     """Run all; return 1 if one failed."""
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent / "tests")}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), str(HERE.parent / "tests")))}
     codes = []
     for path in sorted(HERE.glob("bench_*.py")):
         print(f"==> {path.stem}", flush=True)

@@ -17,11 +17,12 @@ from cluster.control_plane import ControlPlane, control_plane
 from cluster.env_servers import played_env_servers
 from cluster.operator_rig import Operator, Pool, operator, watched
 from cluster.programs import programs_dir
+from cluster.watching_router import watching_router
 from waiting import wait_until
 
 DEADLINE_S = 900
 IDLE_S = 60.0
-LOSSES = 20
+WATCH_S = 70.0
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
         found: dict[str, Any] = {"pods": pods, "stateful_set_s": round(stateful_set(plane, pods), 1)}
         with played_env_servers(plane), operator(plane) as process:
             found |= measure(plane, process, pods)
+            found["router_rss_mb"] = router_rss_mb(plane, Path(folder), pods)
         print(json.dumps(found, indent=2))
 
 
@@ -88,6 +90,17 @@ def measure(plane: ControlPlane, process: Operator, pods: int) -> dict[str, Any]
         "rss_mib": round(me.memory_info().rss / 2**20),
         "idle_core_share": round(idle, 4),
     }
+
+
+def router_rss_mb(plane: ControlPlane, folder: Path, pods: int) -> float:
+    """Return what a router that watches the pool has in memory, after its watch has ended once and gone on."""
+    with watching_router(
+        plane.kubeconfig, "default", folder, OSWORLD_ROUTER_POOL=Pool(plane, "default").name
+    ) as router:
+        wait_until(lambda: len(router.envs()) == pods, DEADLINE_S, f"{pods} envs at the router")
+        time.sleep(WATCH_S)
+        assert len(router.envs()) == pods
+        return round(psutil.Process(router.process.pid).memory_info().rss / 1e6, 1)
 
 
 def cpu_s(process: psutil.Process) -> float:

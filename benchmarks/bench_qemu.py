@@ -2,7 +2,8 @@
 
 Baselines of a reset: a cold boot of the same machine, and QEMU's own ``loadvm`` into a machine that goes on running.
 Every reset's clock starts with a machine that runs and ends at a screenshot that decodes: teardown, new machine, clock,
-entropy, proof and screenshot are all in it, less what a way does not need.
+entropy, proof and screenshot are all in it, less what a way does not need. Over 300 lines: a way beside the run that it
+is compared in would be another run.
 """
 
 import argparse
@@ -24,12 +25,14 @@ from osworld_contract.faults import FaultError
 from osworld_contract.places import vm_template_dir
 from osworld_envpod.desktops.base import GuestAddresses
 from osworld_envpod.desktops.qemu import QemuDesktop, QemuSettings
-from osworld_envpod.desktops.qemu.argv import GUEST_PORTS, LOOPBACK, VmFiles, VmShape, qemu_argv
+from osworld_envpod.desktops.qemu.argv import GUEST_PORTS, LOOPBACK, Role, VmFiles, VmShape, qemu_argv
 from osworld_envpod.desktops.qemu.files import make_overlay
 from osworld_envpod.desktops.qemu.fork import Fork
-from osworld_envpod.desktops.qemu.image import VmImage, find_image
+from osworld_envpod.desktops.qemu.guests import OwnGuest
+from osworld_envpod.desktops.qemu.image import find_image
 from osworld_envpod.desktops.qemu.machine import Machine
 from osworld_envpod.desktops.qemu.settings import Accelerator
+from osworld_envpod.desktops.qemu.vm import Vm
 from osworld_envpod.guest import GuestClient
 
 DEADLINE_S = 900.0
@@ -67,19 +70,18 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Vm:
+class Rig:
     """What all machines of a run share."""
 
-    shape: VmShape
-    image: VmImage
+    vm: Vm
+    disk: Path
     folder: Path
 
     def files(self, name: str) -> VmFiles:
         """Return the files of the machine `name`, in a folder that is made for it."""
         folder = self.folder / name
         folder.mkdir()
-        kernel, initrd = self.image.kernel, self.image.initrd
-        return VmFiles(kernel, initrd, folder / "disk.qcow2", folder / "ram", folder / "qmp", folder / "console")
+        return VmFiles(self.vm.boot, folder / "disk.qcow2", folder / "ram", folder / "qmp", folder / "console")
 
 
 async def main() -> None:
@@ -102,16 +104,18 @@ async def measure(folder: Path, forks: int, boots: int, memory_mib: int) -> Figu
     async with QemuDesktop(settings) as desktop:
         fork_s = [await timed(lambda: reset(desktop)) for _ in range(forks)]
         shape = VmShape(Accelerator(desktop.facts.accelerator), settings.cpus, memory_mib)
-        vm = Vm(shape, await find_image(None), folder)
+        image = await find_image(None)
+        assert image.direct_boot is not None
+        rig = Rig(Vm(shape, image.direct_boot, OwnGuest()), image.disk, folder)
         plain_s, paused_s, switch_s = await pauses(desktop, forks * 3)
-        host_s, running_s, (more_bytes, more_ram_bytes) = await bare_forks(vm, desktop, forks)
+        host_s, running_s, (more_bytes, more_ram_bytes) = await bare_forks(rig, desktop, forks)
         ram = desktop.template.part("ram").stat().st_blocks * 512
     async with QemuDesktop(QemuSettings(run_dir=folder, memory_mib=memory_mib, spares=1)) as desktop:
         spare_s = []
         for _ in range(forks):
             await asyncio.sleep(EPISODE_S)
             spare_s.append(await timed(lambda: reset(desktop)))
-    boot_s, booted_bytes, loadvm_s = await boots_and_loads(vm, boots, forks)
+    boot_s, booted_bytes, loadvm_s = await boots_and_loads(rig, boots, forks)
     fork, spare = statistics.median(fork_s), statistics.median(spare_s)
     boot, loadvm = statistics.median(boot_s), statistics.median(loadvm_s)
     return Figures(
@@ -171,7 +175,7 @@ async def pauses(desktop: QemuDesktop, count: int) -> tuple[list[float], list[fl
     return plain_s, paused_s, switch_s
 
 
-async def bare_forks(vm: Vm, desktop: QemuDesktop, count: int) -> tuple[list[float], list[float], list[float]]:
+async def bare_forks(rig: Rig, desktop: QemuDesktop, count: int) -> tuple[list[float], list[float], list[float]]:
     """Return the seconds of the host's part of a fork and from ``cont`` to running, and one more fork's bytes.
 
     The bytes are as `qemu_pss` has them. The desktop's own fork runs beside, so that the bytes are those of one more.
@@ -180,7 +184,7 @@ async def bare_forks(vm: Vm, desktop: QemuDesktop, count: int) -> tuple[list[flo
     for number in range(count):
         before = qemu_pss()
         began = time.monotonic()
-        fork = await Fork.load(vm.shape, vm.image, desktop.template, vm.folder / f"bare-{number}")
+        fork = await Fork.load(rig.vm, desktop.template, rig.folder / f"bare-{number}")
         host_s.append(time.monotonic() - began)
         try:
             began = time.monotonic()
@@ -202,7 +206,7 @@ async def run(machine: Machine) -> None:
     assert status["status"] == "running", status
 
 
-async def boots_and_loads(vm: Vm, boots: int, loads: int) -> tuple[list[float], int, list[float]]:
+async def boots_and_loads(rig: Rig, boots: int, loads: int) -> tuple[list[float], int, list[float]]:
     """Return the seconds of cold boots, the last one's bytes, and the seconds of its ``loadvm`` resets."""
     boot_s: list[float] = []
     machine = None
@@ -211,7 +215,7 @@ async def boots_and_loads(vm: Vm, boots: int, loads: int) -> tuple[list[float], 
             began = time.monotonic()
             if machine is not None:  # the first boot has nothing to end, which favours this baseline
                 await machine.kill()
-            machine = await boot(vm, f"boot-{number}")
+            machine = await boot(rig, f"boot-{number}")
             boot_s.append(time.monotonic() - began)
         assert machine is not None, "at least one boot"
         booted_bytes, _ = qemu_pss()
@@ -222,12 +226,12 @@ async def boots_and_loads(vm: Vm, boots: int, loads: int) -> tuple[list[float], 
             await machine.kill()
 
 
-async def boot(vm: Vm, name: str) -> Machine:
+async def boot(rig: Rig, name: str) -> Machine:
     """Boot the image as a template boots, to a screenshot that decodes."""
-    files = vm.files(name)
-    await make_overlay(files.disk, vm.image.disk)
+    files = rig.files(name)
+    await make_overlay(files.disk, rig.disk)
     machine = await Machine.launch(
-        qemu_argv(vm.shape, files, is_fork=False), files, files.disk.with_name("state"), is_fork=False
+        qemu_argv(rig.vm.shape, files, Role.TEMPLATE), files, files.disk.with_name("state"), is_loaded=False
     )
     addresses = await forwarded(machine)
     while True:

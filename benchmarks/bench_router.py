@@ -9,42 +9,57 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import psutil
 import uvloop
 
 from osworld_contract.registry import Registry, RegistryEntry, write_registry
+from osworld_contract.replay import HEADER_SIGHT, Mark
+from osworld_env.ports import free_port
 
 REPLY_BYTES = 1_700_000
 """A reply late in an episode. Source: vm-notes, "Proxies"."""
 
+SCREENSHOT_BYTES = 110_000
+"""Of its fifteen screenshots, the last, which the router keeps."""
+
+ENV_IDX = re.compile(rb"(?i)\r\nx-osworld-env-idx: (\d+)")
 REQUEST_BODY = json.dumps({"prediction": "Thought: go on.\nAction: click(start_box='(100,200)')" + " " * 400}).encode()
 START_TIMEOUT_S = 20.0
 CALL_TIMEOUT_S = 10.0
 IDLE_S = 2.0
+LARGE_POOL = 1000
 
 Address = tuple[str, int]
 
 
 class Upstream(asyncio.Protocol):
-    """Answers every request, keep-alive, with the same bytes. Understands requests that come in one piece."""
+    """Answers every request, keep-alive, with the same bytes. Understands requests that come in one piece.
 
-    REPLY = (
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % REPLY_BYTES
-        + os.urandom(REPLY_BYTES // 2).hex().encode()
-    )
+    To a router it says of what state that is, as an env server does, so that the router notes the reply for a replay.
+    """
 
-    ACK_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+    HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % REPLY_BYTES
+    IMAGE = b'{"type":"image","b64":"%s"}]}]}' % os.urandom(SCREENSHOT_BYTES // 2).hex().encode()
+    START = b'{"obs_messages":[{"content":[{"type":"text","text":"'
+    BODY = START + b"a" * (REPLY_BYTES - len(START) - len(IMAGE) - 3) + b'"},' + IMAGE
+    steps: ClassVar[dict[bytes, int]] = {}
+    """Steps of the running episode, by env_idx."""
+
+    NOTHING = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
+    SHORT_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
@@ -58,7 +73,20 @@ class Upstream(asyncio.Protocol):
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         if len(body) >= (int(lengths[0].split(b":")[1]) if lengths else 0):
             self.received = b""
-            self.transport.write(self.ACK_REPLY if head.startswith(b"POST /ack ") else self.REPLY)
+            if head.startswith(b"GET /journal "):
+                self.transport.write(self.NOTHING)  # no episode that began before
+            elif head.startswith((b"POST /ack ", b"GET ")):
+                self.transport.write(self.SHORT_REPLY)
+            else:
+                self.transport.writelines([self.HEAD, self._mark(head), b"\r\n", self.BODY])
+
+    def _mark(self, head: bytes) -> bytes:
+        idx = ENV_IDX.search(head)
+        if idx is None or b" /env/history_messages " in head:
+            return b""
+        self.steps[idx[1]] = 0 if b" /env/reset " in head else self.steps.get(idx[1], 0) + 1
+        mark = Mark(f"{idx[1].decode()}".zfill(32), self.steps[idx[1]], can_evaluate_again=True, windows="d" * 32)
+        return f"{HEADER_SIGHT}: {mark.header}\r\n".encode()
 
 
 async def serve_upstream() -> None:
@@ -132,12 +160,6 @@ def wait_for_port(address: Address) -> None:
             return
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def compare(direct: Address, routed: Address, calls: int, *, is_fresh: bool) -> dict[str, float]:
     """Return p50 and p90 in milliseconds of both ways, and what the router adds."""
     with (
@@ -155,6 +177,30 @@ def compare(direct: Address, routed: Address, calls: int, *, is_fresh: bool) -> 
         figures[f"{way}_p90_ms"] = round(statistics.quantiles(times_ms, n=10)[8], 3)
     figures["added_p50_ms"] = round(figures["router_p50_ms"] - figures["direct_p50_ms"], 3)
     return figures
+
+
+def large_pool_memory(direct: Address, folder: Path) -> dict[str, dict[str, float]]:
+    """Return the memory of a router with `LARGE_POOL` envs: idle, after it has asked each, after a call of each."""
+    registry = folder / "large.json"
+    url = f"http://127.0.0.1:{direct[1]}"
+    entries = [RegistryEntry(env_idx=idx, uid=f"bench-{idx}", epoch=1, url=url) for idx in range(LARGE_POOL)]
+    write_registry(registry, Registry(envs=tuple(entries)))
+    routed = ("127.0.0.1", free_port())
+    settings = {
+        "OSWORLD_REGISTRY_FILE": str(registry),
+        "OSWORLD_ROUTER_PORT": str(routed[1]),
+        "OSWORLD_LOG_LEVEL": "ERROR",  # the env servers' health is none
+    }
+    with process([sys.executable, "-m", "osworld_router"], settings) as router:
+        wait_for_port(routed)
+        time.sleep(IDLE_S)
+        idle = memory(router.pid)
+        urllib.request.urlopen(f"http://127.0.0.1:{routed[1]}/health", timeout=START_TIMEOUT_S).close()
+        asked = memory(router.pid)
+        for entry in entries:
+            with closing(Caller(routed, f"/envs/{entry.env_idx}/env/history_messages", is_fresh=True)) as caller:
+                caller.call()
+        return {"idle": idle, "all_asked": asked, "all_called": memory(router.pid)}
 
 
 def memory(pid: int) -> dict[str, float]:
@@ -192,6 +238,7 @@ def run(calls: int) -> dict[str, object]:
                 "keep_alive": kept,
                 "router_idle": idle,
                 "router_after": memory(router.pid),
+                "large_pool": large_pool_memory(direct, Path(folder)),
             }
 
 
@@ -209,10 +256,13 @@ def main() -> None:
     assert isinstance(fresh, dict)
     assert isinstance(kept, dict)
     assert isinstance(idle, dict)
+    large = figures["large_pool"]
+    assert isinstance(large, dict)
     print(
         f"router adds {fresh['added_p50_ms']} ms at p50 to a 1.7 MB reply (fresh connections; "
         f"{fresh['direct_p50_ms']} ms without it), {kept['added_p50_ms']} ms with kept ones; "
-        f"idle RSS {idle['rss_mb']} MB, PSS {idle['pss_mb']} MB"
+        f"idle RSS {idle['rss_mb']} MB, PSS {idle['pss_mb']} MB; with {LARGE_POOL} envs, each asked and called once, "
+        f"RSS {large['all_called']['rss_mb']} MB"
     )
 
 
