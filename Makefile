@@ -7,9 +7,12 @@ PROGRAMS := scripts/packages-programs.txt
 VM := scripts/packages-qemu.txt
 CLUSTER := scripts/packages-cluster.txt
 NODES := scripts/packages-nodes.txt
+PROVIDERS := scripts/packages-providers.txt
+BENCH := scripts/packages-bench.txt
+CHAOS := scripts/packages-chaos.txt
 CODE := contract client envpod guest router node operator tests benchmarks
 
-.PHONY: help setup setup-all setup-vm setup-cluster setup-nodes demo test crd lint unit service programs vm cluster nodes cluster-up chart chaos long bench clean
+.PHONY: help setup setup-all setup-vm setup-cluster setup-nodes setup-providers demo test crd lint unit service programs vm providers cluster nodes cluster-up chart chaos soak long bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,6 +24,7 @@ setup: ## install what the demo needs
 
 setup-all: setup ## install what the tests need
 	@scripts/setup packages $(PROGRAMS)
+	@scripts/setup sshd
 
 setup-vm: setup ## install QEMU and build the virtual machines' image
 	@scripts/setup packages $(VM)
@@ -28,13 +32,19 @@ setup-vm: setup ## install QEMU and build the virtual machines' image
 
 setup-cluster: setup ## build the programs of a real control plane
 	@scripts/setup packages $(CLUSTER)
-	@scripts/setup cluster
+	@nice scripts/setup cluster
 
 setup-nodes: setup-cluster ## what two real nodes run, and their images
 	@scripts/setup packages $(NODES)
-	@scripts/setup nodes
+	@nice scripts/setup nodes
 
-demo: setup ## two desktops, a router, one real OSWorld task played to its score
+setup-providers: setup ## Docker's engine and a small image, for tests of desktop-env's providers
+	@scripts/setup packages $(PROVIDERS)
+	@scripts/setup small-guest
+	@scripts/setup moto
+	@scripts/setup registry
+
+demo: $(if $(filter qemu,$(PROVIDER)),setup-vm,setup) ## two desktops, a router, one real OSWorld task played to its score
 	@$(BIN)/osworld-env demo
 
 crd: ## write crds/ from the models of the contract
@@ -58,10 +68,13 @@ programs: ## real programs (LibreOffice, GIMP, VLC, Chromium) scored by OSWorld
 vm: setup-vm ## real virtual machines: fork, revert, and every way to break one
 	$(BIN)/pytest tests/vm
 
+providers: setup-providers ## desktop-env's providers: a real Docker engine with a small guest (root)
+	$(BIN)/pytest tests/providers
+
 cluster: setup-cluster ## the operator and its resources at a real API server
 	$(BIN)/pytest tests/cluster
 
-nodes: setup-nodes ## two real nodes in namespaces of this machine, power cuts included (root)
+nodes: setup-nodes setup-vm ## two real nodes in namespaces of this machine, power cuts included (root)
 	$(BIN)/pytest tests/nodes
 
 cluster-up: setup-nodes ## the same two nodes to play with, until Ctrl-C (root)
@@ -70,16 +83,21 @@ cluster-up: setup-nodes ## the same two nodes to play with, until Ctrl-C (root)
 chart: setup-cluster ## the chart: lint, schema, what it renders, alerts
 	$(BIN)/pytest tests/chart
 
-chaos: setup ## episodes while parts of the pool are killed: no wrong score, no hung call
+chaos: setup ## episodes while parts of the pool are killed or cut off: no wrong score, no hung call
+	@scripts/setup packages $(CHAOS)
 	$(BIN)/pytest tests/chaos
 
-long: setup-vm ## long forms of tests: 200 forks in a row, 200 episodes under chaos
+soak: setup ## half an hour of episodes while parts are killed: memory, files, processes flat (SOAK_MINUTES)
+	$(BIN)/python tests/chaos/soak.py
+
+long: setup-vm ## long forms of tests: 200 forks in a row, twice 200 episodes under chaos
 	$(BIN)/pytest -m long tests/vm tests/chaos
 
 test: ## every rung, from nothing to a verdict
 	@scripts/test
 
 bench: setup ## benchmarks with their baselines
+	@scripts/setup packages $(BENCH)
 	$(BIN)/python -m benchmarks
 
 clean: ## remove what the checkout's tools made (caches outside of it stay)
