@@ -9,6 +9,8 @@ Moves of env_idx come first, for a trainer waits for them; then removals, then n
 - Pods that cannot be scheduled count as pods: they are held, not churned.
 - An update waits for idle pods, `maxUnavailable` at a time. Where the cluster has no room for the whole pool, one that
   is idle makes room (`swaps`).
+- A node is lost when Kubernetes says so and the env server of the pod does not answer either: a control plane that was
+  away takes all its nodes for lost, and no episode ends by that.
 - A lost node's pods are replaced beside them. Their names stay taken, and nobody deletes them but the cluster.
 - Pods of an OSWorldEnv of the same name before are left to the cluster: they may be in an episode. Their names stay
   taken, and their env_idx are this pool's: routers would go on asking them.
@@ -93,7 +95,8 @@ def is_silent(pod: PodView) -> bool:
 
 def can_take(pod: PodView) -> bool:
     """Return whether this pod can be given an env_idx: a spare."""
-    return pod.env_idx is None and pod.is_alive and pod.is_ready and not is_broken(pod) and _may_stay(pod)
+    is_fit = pod.is_alive and pod.is_ready and not is_broken(pod)
+    return pod.env_idx is None and is_fit and pod.node is not NodeState.DOUBTED and _may_stay(pod)
 
 
 def _released_twins(view: PoolView, holders: dict[int, PodView]) -> Iterator[Release]:
@@ -146,7 +149,7 @@ def _is_hopeless(pod: PodView) -> bool:
 
 
 def _may_stay(pod: PodView) -> bool:
-    return pod.node in (NodeState.NONE, NodeState.SOUND) and not pod.is_sent_away
+    return pod.node in (NodeState.NONE, NodeState.SOUND, NodeState.DOUBTED) and not pod.is_sent_away
 
 
 def _must_leave(pod: PodView, view: PoolView) -> bool:
@@ -157,12 +160,16 @@ def _must_leave(pod: PodView, view: PoolView) -> bool:
 def _needs_drain(pod: PodView, holders: dict[int, PodView]) -> bool:
     """Return whether a pod that somebody deleted still has an env_idx that could move once its episode is over."""
     has_idx = pod.env_idx is not None and holders[pod.env_idx].uid == pod.uid
-    return has_idx and pod.is_ready and not is_broken(pod)
+    return has_idx and _has_come_up(pod) and not is_broken(pod)
+
+
+def _has_come_up(pod: PodView) -> bool:
+    return pod.is_ready or pod.node is NodeState.DOUBTED
 
 
 def _farewell(pod: PodView) -> Drain | Delete:
     """A pod that has come up has its say; one that has not, or that nobody can reach, has no episode."""
-    return Drain(pod) if pod.is_ready and not is_silent(pod) else Delete(pod)
+    return Drain(pod) if _has_come_up(pod) and not is_silent(pod) else Delete(pod)
 
 
 def _surplus(kept: list[PodView], count: int, assigned: set[str]) -> Iterable[PodView]:
@@ -174,7 +181,7 @@ def _surplus(kept: list[PodView], count: int, assigned: set[str]) -> Iterable[Po
 
 def _outdated(kept: list[PodView], view: PoolView, missing: int) -> Iterator[Action]:
     """Replace pods of an older spec: at once what is not ready anyway, the rest when idle and few at a time."""
-    outdated = [pod for pod in kept if pod.revision != view.revision]
+    outdated = [pod for pod in kept if pod.revision != view.revision and pod.node is not NodeState.DOUBTED]
     if view.strategy is UpdateStrategy.RECREATE:
         yield from (Delete(pod) for pod in outdated)
         return

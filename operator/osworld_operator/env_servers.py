@@ -12,13 +12,13 @@ from osworld_contract.names import ENV_SERVER_PORT, HEADER_EPOCH, HEADER_UID
 from osworld_contract.registry import env_server_url
 from osworld_contract.wire import EnvState, Phase
 from osworld_operator.observe import Heard, Report
-from osworld_operator.view import PodView
+from osworld_operator.view import NodeState, PodView
 
 CALL_TIMEOUT_S: Final = 3.0
 """A guess: both answers come from memory."""
 
-CALLS_MAX: Final = 32
-"""At once, over all pools."""
+CALLS_MAX: Final = 128
+"""At once, over all pools: more than a node has pods (110), so that a node that is lost is known after one timeout."""
 
 OFTEN_S: Final = 2.0
 """Between two questions to an env server on whose answer a decision waits. A guess."""
@@ -109,7 +109,7 @@ class Reports:
         """Ask the pods whose last answer is too old. The flag says that something waits for the answer."""
         now = time.monotonic()
         for pod, is_urgent in pods.items():
-            if not pod.is_ready:
+            if not pod.is_ready and pod.node is not NodeState.DOUBTED:
                 self._silent_since.pop(pod.uid, None)  # the kubelet says as much
             age_s = now - self._asked.get(pod.uid, 0.0)
             is_late = self.is_unfenced(pod) and pod.uid not in self._silent_since
@@ -141,6 +141,8 @@ class Reports:
         before = self.known.get(pod.uid)
         if report is None:
             self._silent_since.setdefault(pod.uid, began)
+            if pod.node is NodeState.DOUBTED:  # now it is lost
+                self._tell()
         else:
             self._silent_since.pop(pod.uid, None)
             self.known[pod.uid] = report

@@ -293,5 +293,5 @@ def _awaits_answer(pod: PodView, view: PoolView) -> bool:
     """Return whether a decision depends on what this pod is at."""
     is_outdated = pod.revision != view.revision
     is_high = pod.env_idx is not None and pod.env_idx >= view.replicas
-    is_odd = pod.unready_s is not None or pod.is_terminating or pod.node is NodeState.LEAVING
+    is_odd = pod.unready_s is not None or pod.is_terminating or pod.node in (NodeState.LEAVING, NodeState.DOUBTED)
     return is_outdated or is_high or is_odd or pod.is_sent_away

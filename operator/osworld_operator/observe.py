@@ -96,6 +96,9 @@ def pool_view(
     for pod in pods:
         report = heard.reports.get(pod["metadata"]["uid"])
         if seen := pod_view(pod, nodes, report, spec.scheduling.kvm_resource, now_s):
+            if seen.node_name in nodes and _may_answer(seen) and seen.uid not in heard.silent_s:
+                # The node's controller, not the kubelet, has set the pod to unready.
+                seen = replace(seen, node=NodeState.DOUBTED, unready_s=None)
             (found if owner_uid(pod) == env.metadata.uid else foreign).append(seen)
     silent_s = {pod.uid: heard.silent_s[pod.uid] for pod in found if pod.is_ready and pod.uid in heard.silent_s}
     is_doubtful = len(silent_s) > DEAF_SHARE * sum(pod.is_ready for pod in found)
@@ -168,6 +171,11 @@ def _node(name: str | None, nodes: Mapping[str, NodeState]) -> NodeState:
     if name is None:
         return NodeState.NONE
     return nodes.get(name, NodeState.LOST)
+
+
+def _may_answer(pod: PodView) -> bool:
+    """Return whether `pod`, which Kubernetes cannot reach, had an env server that can be asked."""
+    return pod.node is NodeState.LOST and pod.address is not None and not (pod.is_down or pod.is_drained)
 
 
 def _server_is_down(status: dict[str, Any]) -> bool:

@@ -14,6 +14,11 @@ from osworld_operator.view import Hold, NodeState, PodView, PoolView
 
 MESSAGE_MAX_CHARS = 1024
 
+NODES_WORDS = {
+    NodeState.LOST: "out of reach",
+    NodeState.DOUBTED: "lost for Kubernetes, but env servers there answer",
+}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -108,10 +113,10 @@ def _degraded(view: PoolView, troubled: list[PodView], refusal: Hold | None) -> 
         example = next(hold.message for hold in held if hold.reason is reason)
         message = f"{count} of {len(view.pods)} pods: {example}"[:MESSAGE_MAX_CHARS]
         return Finding(ConditionType.DEGRADED, True, reason, message)
-    lost = {pod.node_name for pod in view.pods if pod.node is NodeState.LOST}
-    if lost:
-        names = ", ".join(sorted(str(name) for name in lost))[:MESSAGE_MAX_CHARS]
-        return Finding(ConditionType.DEGRADED, True, ConditionReason.NODES_LOST, f"out of reach: {names}")
+    for state, words in NODES_WORDS.items():
+        if names := ", ".join(sorted({str(pod.node_name) for pod in view.pods if pod.node is state})):
+            message = f"{words}: {names}"[:MESSAGE_MAX_CHARS]
+            return Finding(ConditionType.DEGRADED, True, ConditionReason.NODES_LOST, message)
     silent = [pod.name for pod in troubled if is_silent(pod)]
     if silent or view.is_deaf:
         names = ", ".join(silent) or "most pods; is the way to them open, or their token changed?"

@@ -17,6 +17,8 @@ class NodeState(StrEnum):
     PRESSED = "pressed"
     """Short of disk, memory or processes: the kubelet evicts pods, in the middle of episodes too. A `PodView` never has
     this: for a pool that may run elsewhere the node is leaving, for another one sound."""
+    DOUBTED = "doubted"
+    """Lost for Kubernetes, but the env server there answers, or has not been asked since. Of a pod, never of a node."""
     LOST = "lost"
     """Unreachable or gone: what runs there cannot be reached and may still run."""
 

@@ -217,11 +217,11 @@ def many(count: int) -> list[dict[str, Any]]:
     return found
 
 
-def heard(silent_s: dict[str, float], pods: list[dict[str, Any]]) -> PoolView:
+def heard(silent_s: dict[str, float], pods: list[dict[str, Any]], node: NodeState | None = NodeState.SOUND) -> PoolView:
     body = pool_of(replicas=2, spares=2)
     body["metadata"]["uid"] = "env-1"
     env = OSWorldEnv.model_validate(body)
-    return pool_view(env, "", pods, {"n0": NodeState.SOUND}, Heard(silent_s=silent_s), NOW_S)
+    return pool_view(env, "", pods, {"n0": node} if node else {}, Heard(silent_s=silent_s), NOW_S)
 
 
 def test_a_pod_whose_env_server_does_not_answer_is_silent() -> None:
@@ -234,6 +234,17 @@ def test_an_unready_pod_is_not_silent() -> None:
     pods = many(4)
     pods[1]["status"]["conditions"] = ready("False", LATER)
     assert heard({"u1": 400.0}, pods).pods[1].silent_s is None
+
+
+def test_a_node_is_lost_for_a_pod_whose_env_server_does_not_answer_either() -> None:
+    pods = many(4)
+    for given in pods[:3]:  # by the nodes' controller, not by a kubelet
+        given["status"]["conditions"] = ready("False", LATER)
+    del pods[2]["status"]["podIP"]
+    first, silent, unknown, _ = heard({"u1": 3.0}, pods, NodeState.LOST).pods
+    assert (first.node, first.unready_s) == (NodeState.DOUBTED, None)
+    assert silent.node is unknown.node is NodeState.LOST
+    assert all(found.node is NodeState.LOST for found in heard({}, pods, None).pods), "a node that is gone"
 
 
 def test_where_most_do_not_answer_the_fault_is_not_theirs() -> None:

@@ -9,7 +9,7 @@ from osworld_operator.actions import Action, Assign, Delete, Drain
 from osworld_operator.decide import REPLACE_AFTER_S, SILENT_S, decide
 from osworld_operator.env_servers import EnvServers, Reports
 from osworld_operator.observe import Report
-from osworld_operator.view import PodView, PoolView
+from osworld_operator.view import NodeState, PodView, PoolView
 
 HOLDER = PodView("desks-0", 0, "u0", "1", 1.0, env_idx=0, epoch=4, is_ready=True, address="10.0.0.1")
 SPARE = PodView("desks-1", 1, "u1", "1", 2.0, is_ready=True, address="10.0.0.2")
@@ -106,3 +106,33 @@ async def test_a_pod_without_an_env_idx_is_told_that_its_epoch_is_over() -> None
         reports.forget_all_but([HOLDER])
         assert reports.is_unfenced(released), "it had another one meanwhile"
     assert servers.epochs == [HOLDER.epoch, 9]
+
+
+DOUBTED = replace(HOLDER, node=NodeState.DOUBTED, node_name="n0", is_ready=False)
+"""Lost for Kubernetes, while its env server answers."""
+
+
+def test_an_env_server_that_answers_keeps_its_env_idx_whatever_its_node_is_for_kubernetes() -> None:
+    assert decided(DOUBTED, SPARE) == []
+    assert decided(DOUBTED, SPARE, revision="new") == [], "nor is anything replaced for a new spec meanwhile"
+    lost = replace(DOUBTED, node=NodeState.LOST)
+    assert Assign(SPARE, 0, lost) in decided(lost, SPARE)
+
+
+def test_it_is_asked_before_it_goes_and_gets_nothing_new() -> None:
+    assert decided(DOUBTED, SPARE, replicas=0) == [Drain(DOUBTED)]
+    ended = replace(DOUBTED, is_terminating=True)
+    assert Drain(ended) in decided(ended, SPARE)
+    down, spare = replace(HOLDER, is_ready=False, is_down=True), replace(SPARE, node=NodeState.DOUBTED)
+    assert not any(isinstance(action, Assign) for action in decided(down, spare))
+
+
+async def test_one_question_without_an_answer_is_enough_for_a_pod_of_a_lost_node() -> None:
+    told: list[None] = []
+    async with asyncio.TaskGroup() as tasks:
+        reports = Reports(Scripted(), tasks, lambda: told.append(None))
+        reports.refresh({DOUBTED: True}, "t", 1)
+        await asyncio.sleep(0)
+        assert told == [None], "a move waits for it"
+        reports.refresh({DOUBTED: True}, "t", 1)
+        assert "u0" in reports.heard.silent_s

@@ -41,7 +41,7 @@ def live(seed: int, rules: Decide, kind: type[SimCluster] = SimCluster) -> SimCl
         else:
             cluster.round(steps=chance.choice([None, None, 0, 1, 2, 3]))
     for pod in cluster.pods.values():
-        if pod.node is NodeState.LOST:
+        if pod.node in (NodeState.LOST, NodeState.DOUBTED):
             pod.node = NodeState.SOUND
             pod.version += 1
         pod.is_held = False

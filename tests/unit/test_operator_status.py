@@ -66,6 +66,9 @@ def test_a_lost_node_is_named() -> None:
     assert condition(found, "Degraded").reason == ConditionReason.NODES_LOST
     assert "far" in condition(found, "Degraded").message
     assert (found.ready, found.replicas) == (0, 1)
+    doubted = condition(status_of(pod(0, env_idx=0, node=NodeState.DOUBTED, node_name="far")), "Degraded")
+    assert doubted.reason == ConditionReason.NODES_LOST
+    assert doubted.message == "lost for Kubernetes, but env servers there answer: far"
 
 
 def test_a_pod_that_goes_on_purpose_is_in_no_trouble() -> None:
