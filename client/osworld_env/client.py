@@ -18,6 +18,7 @@ from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_IDEMP
 from osworld_contract.wire import EnvReply, EnvState, HealthReply, HistoryReply
 from osworld_env.address import parse_address
 from osworld_env.client_faults import fault_of_failure, fault_of_reply
+from osworld_env.connections import is_lost, transport_to
 
 RESET_TIMEOUT_S: Final = 1200.0
 STEP_TIMEOUT_S: Final = 300.0
@@ -44,8 +45,8 @@ class EnvClient:
     """One env at `url`: an env server, a router (env 0), or ``ROUTER/envs/3``. A context manager; used by one thread.
 
     Every call opens a connection of its own, as the trainer's client does. One that breaks in a call is no fault yet:
-    the call has a key, and goes out again, to be answered from record where it was carried out. A server that has never
-    answered is not waited for.
+    the call has a key, and goes out again, to be answered from record where it was carried out. So does one whose other
+    end is lost without a word. A server that has never answered is not waited for.
 
     Example:
         >>> with EnvClient("http://job:TOKEN@router:15001/envs/3") as env:
@@ -70,9 +71,7 @@ class EnvClient:
         """Key of the last reset or step, None where its reply is not here."""
         self._has_answered = False
         self._http = httpx.Client(
-            headers=headers,
-            limits=httpx.Limits(max_keepalive_connections=0),
-            trust_env=not self.address.is_loopback,
+            headers=headers, transport=transport_to(self.address), trust_env=not self.address.is_loopback
         )
 
     def __enter__(self) -> Self:
@@ -205,12 +204,17 @@ class EnvClient:
         while True:
             try:
                 return self._http.send(request)
-            except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout):
+            except httpx.TransportError as error:
                 end = min(end, time.monotonic() + RETRY_S)
-                if not self._has_answered or time.monotonic() + pause_s > end:
+                if not _is_broken(error) or not self._has_answered or time.monotonic() + pause_s > end:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
+
+
+def _is_broken(error: httpx.TransportError) -> bool:
+    """Return whether a connection broke, or none came: nobody is at the call for this client any more."""
+    return is_lost(error) or isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout)
 
 
 def _parsed(model: type[_Model], operation: str, reply: httpx.Response) -> _Model:

@@ -11,6 +11,7 @@ from pydantic import JsonValue, ValidationError
 from osworld_contract.faults import Fault, FaultBody, FaultReason, fault_error
 from osworld_contract.redact import redact
 from osworld_env.address import Address
+from osworld_env.connections import is_lost
 
 BODY_SHOWN_CHARS: Final = 300
 
@@ -51,7 +52,7 @@ def cause_of(error: BaseException) -> Cause:
     """Return why `error` came instead of a reply, from its type and what it was raised from."""
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
         return Cause.CONNECT_TIMEOUT
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, httpx.TimeoutException) and not is_lost(error):
         return Cause.READ_TIMEOUT
     if not isinstance(error, httpx.ConnectError):
         return Cause.DROPPED

@@ -29,7 +29,21 @@ def light() -> None:
     links = subprocess.run(["ip", "-o", "link", "show", "up"], check=True, capture_output=True, text=True, timeout=10)
     if links.stdout:
         raise RuntimeError(f"no network of the test's own: {links.stdout.strip()}")
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
+    _switch("up")
+
+
+@contextmanager
+def no_network() -> Iterator[None]:
+    """Let no packet through at all; who is connected is not told."""
+    _switch("down")
+    try:
+        yield
+    finally:
+        _switch("up")
+
+
+def _switch(to: str) -> None:
+    subprocess.run(["ip", "link", "set", "lo", to], check=True, timeout=10)
 
 
 @contextmanager

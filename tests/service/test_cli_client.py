@@ -1,18 +1,26 @@
 """The client against servers that are not as they should be: real HTTP on loopback."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
+from chaos.own_network import in_own_network
 from osworld_contract.faults import FaultBody, FaultError, FaultReason, fault_error
 from osworld_contract.names import HEADER_CLIENT, HEADER_IDEMPOTENCY_KEY, HEADER_SEEN
 from osworld_env import EnvClient
 
 DROP = 0
 """A status that stands for: close the connection without a reply."""
+HANG = -1
+"""A status that stands for: say nothing until the server ends."""
+INNER_DEADLINE_S = 100.0
 
 
 class Scripted(ThreadingHTTPServer):
@@ -24,6 +32,7 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.replies: list[tuple[int, str]] = []
         self.seen: list[tuple[str, dict[str, str], str]] = []
+        self.is_over = threading.Event()
 
     @property
     def url(self) -> str:
@@ -39,7 +48,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
         self.server.seen.append((self.path, dict(self.headers), body))
         status, text = self.server.replies.pop(0)
-        if status == DROP:
+        if status == HANG:
+            self.server.is_over.wait()
+        if status in (DROP, HANG):
             return
         self.send_response(status)
         self.send_header("Content-Length", str(len(text.encode())))
@@ -52,15 +63,23 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture
-def server() -> Iterator[Scripted]:
+@contextmanager
+def running() -> Iterator[Scripted]:
+    """Answer while the block runs."""
     scripted = Scripted()
     thread = threading.Thread(target=scripted.serve_forever, args=(0.05,))
     thread.start()
     yield scripted
+    scripted.is_over.set()
     scripted.shutdown()
     thread.join(10)
     scripted.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    with running() as scripted:
+        yield scripted
 
 
 def reply(**fields: object) -> str:
@@ -138,6 +157,17 @@ def test_a_connection_that_breaks_later_is_tried_again_under_the_same_key(server
     steps = {headers[HEADER_IDEMPOTENCY_KEY] for _, headers, _ in server.seen[1:4]}
     assert len(steps) == 1
     assert {headers[HEADER_SEEN] for _, headers, _ in server.seen[4:]} == steps
+
+
+def test_a_server_that_is_lost_without_a_word_is_asked_again(tmp_path: Path) -> None:
+    """As a node that loses its power: no packet says so, and the call has minutes left."""
+    plays = Path(__file__).with_name("lost_server.py")
+    inside = subprocess.run(
+        in_own_network(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "in"),
+                       str(plays)),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=INNER_DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert inside.returncode == 0, inside.stdout[-10_000:]
 
 
 def test_an_evaluate_after_a_failed_step_claims_nothing(server: Scripted) -> None:
