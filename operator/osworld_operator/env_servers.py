@@ -17,6 +17,9 @@ from osworld_operator.view import NodeState, PodView
 CALL_TIMEOUT_S: Final = 3.0
 """A guess: both answers come from memory."""
 
+DOUBT_TIMEOUT_S: Final = 1.0
+"""The same for a pod whose node Kubernetes has lost: trainers wait. A guess: where it was wrong, a spare takes over."""
+
 CALLS_MAX: Final = 128
 """At once, over all pools: more than a node has pods (110), so that a node that is lost is known after one timeout."""
 
@@ -134,7 +137,10 @@ class Reports:
         began = time.monotonic()
         try:
             assert pod.address is not None  # the callers look
-            report = await ask(pod.address, pod.uid, token, epoch)
+            async with asyncio.timeout(DOUBT_TIMEOUT_S if pod.node is NodeState.DOUBTED else None):
+                report = await ask(pod.address, pod.uid, token, epoch)
+        except TimeoutError:
+            report = None
         finally:
             self._under_way.discard(pod.uid)
         self._asked[pod.uid] = time.monotonic()
