@@ -21,7 +21,10 @@ COMMAND_DEADLINE_S = 60.0
 REVERT_DEADLINE_S = 120.0
 TASK_DEADLINE_S = 300.0
 START_DEADLINE_S = 900.0
-"""For one that boots, on a busy machine."""
+"""For one that boots, on a busy machine; also for a server on one to be ready."""
+
+TEST_TIMEOUT_S = START_DEADLINE_S + 420.0
+"""Of a test whose machine may have to boot first."""
 
 KERNEL_NAME_CHARS = 15
 """What the kernel keeps of a process's name; psutil gives more where it can."""
@@ -126,9 +129,10 @@ def _is_running_qemu(process: psutil.Process) -> bool:
 
 def listening_ports() -> set[int]:
     """Return the ports that this test run's QEMU processes listen on."""
-    return {
-        connection.laddr.port
-        for process in qemu_processes()
-        for connection in process.net_connections("tcp4")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    return {port for process in qemu_processes() for port in listening_ports_of(process)}
+
+
+def listening_ports_of(process: psutil.Process) -> set[int]:
+    """Return the ports that `process` listens on."""
+    connections = process.net_connections("tcp4")
+    return {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}

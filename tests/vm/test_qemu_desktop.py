@@ -14,10 +14,17 @@ from osworld_contract.faults import FaultError, FaultReason
 from osworld_envpod.desktops.base import DesktopState
 from osworld_envpod.desktops.qemu.files import sha256
 from osworld_envpod.desktops.qemu.template import PARTS
-from vm_fixtures import COMMAND_DEADLINE_S, VirtualMachine, listening_ports, qemu_processes, virtual_machine
+from vm_fixtures import (
+    COMMAND_DEADLINE_S,
+    TEST_TIMEOUT_S,
+    VirtualMachine,
+    listening_ports,
+    qemu_processes,
+    virtual_machine,
+)
 from waiting import wait_for
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 """The first test boots the template; every other one forks it."""
 
 CLOCK_TOLERANCE_S = 1.0

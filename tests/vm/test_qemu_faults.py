@@ -3,11 +3,10 @@
 Each phase is known from outside, by what QEMU's process and files show then; nothing in the product helps.
 """
 
-import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -24,6 +23,7 @@ from vm_fixtures import (
     qemu_processes,
     virtual_machine,
 )
+from vm_strikes import AGENT, ARM, Strike, armed_template, at_once, awake, listens, sends, struck, tells
 from waiting import wait_for
 
 pytestmark = pytest.mark.timeout(600)
@@ -31,52 +31,18 @@ pytestmark = pytest.mark.timeout(600)
 DEADLINE_S = 200.0
 """Of a reset that is broken. QEMU's own deadlines, after which another attempt is made, are shorter."""
 
-BOOT_DEADLINE_S = 25.0
+BROKEN_DEADLINE_S = 15.0
 """Of a start or plain reset that is broken."""
 
 SPARE_S = 15.0
 """Beyond a deadline, for what is left to be ended."""
 
-AWAKE_CPU_S = 0.4
-"""Processor time of a QEMU whose guest runs. A guess: loading takes some 0.1 s."""
-
-SIGNALS = [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="hangs")]
+KILLED, HANGS = sends(signal.SIGKILL), sends(signal.SIGSTOP)
 PHASES = ("load", "setup", "save", "proof", "serve")
+FORKS = ("proof", "serve")
+"""Phases in which a fork with the task set up wakes."""
 LONG = pytest.mark.long
 """Each waits for one of QEMU's deadlines."""
-
-STRIKE_TICK_S = 0.005
-
-
-@contextlib.asynccontextmanager
-async def struck(how: signal.Signals, is_time: Callable[[psutil.Process], bool]) -> AsyncIterator[list[int]]:
-    """Send `how` to the first QEMU that is new and for which `is_time` holds; give the ids of those it was sent to."""
-    known = {process.pid for process in qemu_processes()}
-    hit: list[int] = []
-
-    async def strike() -> None:
-        while not hit:
-            for process in qemu_processes():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.pid not in known and is_time(process):
-                        process.send_signal(how)
-                        hit.append(process.pid)
-                        return
-            await asyncio.sleep(STRIKE_TICK_S)
-
-    task = asyncio.create_task(strike())
-    try:
-        yield hit
-    finally:
-        task.cancel()
-
-
-def _at_once(process: psutil.Process) -> bool:
-    return True
-
-
-def _awake(process: psutil.Process) -> bool:
-    return sum(process.cpu_times()[:2]) > AWAKE_CPU_S
 
 
 async def _assert_clean(machine: VirtualMachine, run_dir: Path) -> None:
@@ -93,14 +59,14 @@ async def _assert_clean(machine: VirtualMachine, run_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("is_time", "how"),
     [
-        pytest.param(_at_once, signal.SIGKILL, id="load-killed"),
-        pytest.param(_at_once, signal.SIGSTOP, id="load-hangs"),
-        pytest.param(_awake, signal.SIGKILL, id="wake-killed"),
-        pytest.param(_awake, signal.SIGSTOP, id="wake-hangs", marks=LONG),
+        pytest.param(at_once, KILLED, id="load-killed"),
+        pytest.param(at_once, HANGS, id="load-hangs"),
+        pytest.param(awake, KILLED, id="wake-killed"),
+        pytest.param(awake, HANGS, id="wake-hangs", marks=LONG),
     ],
 )
 async def test_a_fork_that_breaks_is_a_fault_and_the_next_is_clean(
-    tmp_path: Path, how: signal.Signals, is_time: Callable[[psutil.Process], bool]
+    tmp_path: Path, how: Strike, is_time: Callable[[psutil.Process], bool]
 ) -> None:
     async with virtual_machine(tmp_path) as machine:
         await machine.output("touch ~/marker")
@@ -108,8 +74,8 @@ async def test_a_fork_that_breaks_is_a_fault_and_the_next_is_clean(
         began = time.monotonic()
         async with struck(how, is_time) as hit:
             with pytest.raises(FaultError) as caught:
-                await machine.desktop.revert(BOOT_DEADLINE_S)
-        assert time.monotonic() - began < BOOT_DEADLINE_S + SPARE_S
+                await machine.desktop.revert(BROKEN_DEADLINE_S)
+        assert time.monotonic() - began < BROKEN_DEADLINE_S + SPARE_S
         assert caught.value.fault.kind is FaultKind.INFRA
         assert caught.value.fault.retryable
         assert machine.desktop.state is DesktopState.FAILED
@@ -120,13 +86,13 @@ async def test_a_fork_that_breaks_is_a_fault_and_the_next_is_clean(
 @pytest.mark.parametrize(
     ("phase", "how"),
     [
-        *(pytest.param(phase, signal.SIGKILL, id=f"{phase}-killed") for phase in PHASES),
-        *(pytest.param(phase, signal.SIGSTOP, id=f"{phase}-hangs", marks=LONG) for phase in PHASES),
+        *(pytest.param(phase, KILLED, id=f"{phase}-killed") for phase in PHASES),
+        *(pytest.param(phase, HANGS, id=f"{phase}-hangs", marks=LONG) for phase in PHASES),
+        *(pytest.param(phase, tells("KILL", "wake"), id=f"{phase}-agent-killed", marks=LONG) for phase in FORKS),
+        *(pytest.param(phase, tells("STOP", "wake"), id=f"{phase}-agent-hangs", marks=LONG) for phase in FORKS),
     ],
 )
-async def test_a_snapshot_that_breaks_while_it_is_made_leaves_nothing(
-    tmp_path: Path, phase: str, how: signal.Signals
-) -> None:
+async def test_a_snapshot_that_breaks_while_it_is_made_leaves_nothing(tmp_path: Path, phase: str, how: Strike) -> None:
     run_dir, snapshots = tmp_path / "run", tmp_path / "snapshots"
     snapshots.mkdir()
 
@@ -136,16 +102,18 @@ async def test_a_snapshot_that_breaks_while_it_is_made_leaves_nothing(
         return {
             "load": f"/{BUILD_PREFIX}" in command,
             "save": f"/{BUILD_PREFIX}" in command and bool(saves),
-            "proof": "-proof/" in command,
-            "serve": f"mem-path={snapshots}/" in command and BUILD_PREFIX not in command.split("mem-path=")[1],
+            "proof": "-proof/" in command and listens(process),
+            "serve": f"mem-path={snapshots}/" in command
+            and BUILD_PREFIX not in command.split("mem-path=")[1]
+            and listens(process),
         }.get(phase, False)
 
     async def setup(addresses: GuestAddresses, deadline_s: float) -> str:
         async with GuestClient(addresses) as guest:
-            await guest.execute("touch ~/marker", COMMAND_DEADLINE_S, shell=True)
+            await guest.execute(f"touch ~/marker; {ARM}", COMMAND_DEADLINE_S, shell=True)
             if phase == "setup":
                 (process,) = (one for one in qemu_processes() if f"/{BUILD_PREFIX}" in " ".join(one.cmdline()))
-                process.send_signal(how)
+                await how(process)
                 await guest.execute("touch ~/other", min(deadline_s, 10.0), shell=True)
         return ""
 
@@ -172,18 +140,16 @@ async def test_a_snapshot_that_breaks_while_it_is_made_leaves_nothing(
             assert next_state is (TaskState.NONE if state is None else TaskState.FORKED), "the retry is plain"
 
 
-@pytest.mark.parametrize("how", SIGNALS)
-async def test_a_boot_that_breaks_leaves_no_template(
-    tmp_path_factory: pytest.TempPathFactory, how: signal.Signals
-) -> None:
+@pytest.mark.parametrize("how", [pytest.param(KILLED, id="killed"), pytest.param(HANGS, id="hangs")])
+async def test_a_boot_that_breaks_leaves_no_template(tmp_path_factory: pytest.TempPathFactory, how: Strike) -> None:
     tmp_path = tmp_path_factory.mktemp("boot")  # a template's socket needs a short path
     templates = tmp_path / "templates"
     began = time.monotonic()
-    async with struck(how, _awake):
+    async with struck(how, awake):
         with pytest.raises(FaultError) as caught:
-            async with virtual_machine(tmp_path / "run", templates, start_deadline_s=BOOT_DEADLINE_S):
+            async with virtual_machine(tmp_path / "run", templates, start_deadline_s=BROKEN_DEADLINE_S):
                 pass
-    assert time.monotonic() - began < BOOT_DEADLINE_S + SPARE_S
+    assert time.monotonic() - began < BROKEN_DEADLINE_S + SPARE_S
     assert caught.value.fault.reason is FaultReason.DESKTOP_START_FAILED
     assert qemu_processes() == []
     assert not [path for path in templates.iterdir() if path.is_dir()]
@@ -193,9 +159,35 @@ async def test_a_boot_that_breaks_leaves_no_template(
 @pytest.mark.parametrize("how", ["KILL", "STOP"])
 async def test_a_guest_agent_that_ends_or_hangs_is_a_fault_of_the_guest(machine: VirtualMachine, how: str) -> None:
     with contextlib.suppress(FaultError):
-        await machine.guest.execute(f"pkill -{how} -f 'osworld_guest --displa[y]-fd'", 5.0, shell=True)
+        await machine.guest.execute(f"pkill -{how} -f '{AGENT}'", 5.0, shell=True)
     with pytest.raises(FaultError) as caught:
         await machine.guest.screenshot(5.0)
     assert caught.value.fault.reason in {FaultReason.GUEST_UNREACHABLE, FaultReason.GUEST_TIMEOUT}
     await machine.revert()
     assert (await machine.guest.agent(COMMAND_DEADLINE_S)).ready
+
+
+@pytest.mark.parametrize("how", ["KILL", pytest.param("STOP", marks=LONG)])
+async def test_a_guest_agent_that_breaks_while_a_fork_wakes_is_a_fault_and_the_next_fork_is_clean(
+    tmp_path_factory: pytest.TempPathFactory, how: str
+) -> None:
+    place = tmp_path_factory.mktemp("a")  # a template's socket needs a short path
+    await armed_template(place / "t")
+    async with virtual_machine(place / "run", place / "t") as machine:
+        for when, path in (("wake", "/agent/after_fork"), ("proof", "/agent/proof")):
+            await machine.output("touch ~/marker")
+            await machine.guest.close()
+            began = time.monotonic()
+            async with struck(tells(how, when), listens) as hit:
+                with pytest.raises(FaultError) as caught:
+                    await machine.desktop.revert(BROKEN_DEADLINE_S)
+            assert time.monotonic() - began < BROKEN_DEADLINE_S + SPARE_S
+            fault = caught.value.fault
+            assert (fault.kind, fault.retryable, len(hit)) == (FaultKind.INFRA, True, 1)
+            if how == "KILL":
+                assert (fault.reason, fault.evidence["path"]) == (FaultReason.GUEST_UNREACHABLE, path)
+            else:
+                assert fault.reason is FaultReason.DESKTOP_UNCLEAN, "it was not ready in time"
+            assert machine.desktop.state is DesktopState.FAILED
+            assert (qemu_processes(), listening_ports()) == ([], set())
+            await _assert_clean(machine, place / "run")

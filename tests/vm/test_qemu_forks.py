@@ -11,10 +11,10 @@ import pytest
 
 from osworld_envpod.desktops.qemu.files import sha256
 from osworld_envpod.desktops.qemu.template import PARTS, Template
-from vm_fixtures import COMMAND_DEADLINE_S, listening_ports, qemu_processes, virtual_machine
+from vm_fixtures import COMMAND_DEADLINE_S, TEST_TIMEOUT_S, listening_ports, qemu_processes, virtual_machine
 from waiting import wait_for
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 LONG = (pytest.mark.long, pytest.mark.timeout(3600))
 WARM_UP_FORKS = 5

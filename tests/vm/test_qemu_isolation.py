@@ -15,9 +15,9 @@ from osworld_env.ports import free_port
 from osworld_envpod.desktops.qemu.argv import QEMU
 from router_rig import running_router
 from server_process import ServerProcess, clean_environment
-from vm_fixtures import VirtualMachine
+from vm_fixtures import START_DEADLINE_S, TEST_TIMEOUT_S, VirtualMachine
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 GATEWAY, NAME_SERVER = "10.0.2.2", "10.0.2.3"
 """QEMU's own: without ``restrict`` the first one leads to this machine's loopback."""
@@ -35,7 +35,7 @@ async def test_a_guest_reaches_no_neighbour_no_env_server_no_router_and_nothing_
         running_router(tmp_path_factory.mktemp("router")) as router,
         _listener() as (stream, datagram),
     ):
-        await asyncio.to_thread(server.wait_ready)
+        await asyncio.to_thread(server.wait_ready, deadline_s=START_DEADLINE_S)
         ports = [stream.getsockname()[1], machine.desktop.addresses.server_port, router.port, *_ports(server.pid)]
         assert server.port in ports
         assert len(ports) >= 1 + 1 + 1 + 1 + 4, "listener, own forward, router, env server, the neighbour's four"

@@ -11,12 +11,11 @@ from desktop_probe import desktop_processes
 from osworld_env.ports import free_port
 from osworld_envpod.desktops.qemu.argv import QEMU
 from server_process import ServerProcess, clean_environment
+from vm_fixtures import START_DEADLINE_S, TEST_TIMEOUT_S
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 CALL_DEADLINE_S: Final = 240.0
-BOOT_DEADLINE_S: Final = 240.0
-"""For a first boot under emulation, where no test before has left a template."""
 TOKEN: Final = "vm-s3cret-token"
 KEY: Final = "vm-s3cret-key"
 PROXY: Final = "http://vm-s3cret-user@127.0.0.1:9"
@@ -37,7 +36,7 @@ def test_a_guest_and_its_machine_hold_no_secret_of_the_env_server(tmp_path: Path
         "OSWORLD_WORKER_HTTPS_PROXY": PROXY, "OSWORLD_WORKER_SANDBOX": "0", "OSWORLD_LOG_LEVEL": "DEBUG",
     }  # fmt: skip
     with ServerProcess("osworld_envpod", tmp_path, clean_environment(**variables), port) as server:
-        server.wait_ready(deadline_s=BOOT_DEADLINE_S)
+        server.wait_ready(deadline_s=START_DEADLINE_S)
         with httpx.Client(base_url=server.url, auth=("job", TOKEN), timeout=CALL_DEADLINE_S) as client:
             reset = client.post("/env/reset", json={"task_config": _searching()})
             assert reset.is_success, reset.text[:1000]

@@ -25,10 +25,11 @@ from osworld_envpod.desktops.qemu.argv import QEMU
 from server_process import ServerProcess, clean_environment
 from task_parts import EVALUATOR, execute, shell_result
 from tasks_of import RENAME, task_config
+from vm_fixtures import START_DEADLINE_S, TEST_TIMEOUT_S
 from waiting import wait_until
 from whole_disk import whole_disk
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 CALL_DEADLINE_S = 240.0
 WAITS_MAX = 40
 
@@ -52,7 +53,7 @@ def _step(server: ServerProcess, action: str) -> dict[str, Any]:
 
 def test_a_task_is_set_up_played_and_scored_in_a_machine_that_is_paused_between_steps(tmp_path: Path) -> None:
     with _server(tmp_path) as server:
-        server.wait_ready()
+        server.wait_ready(deadline_s=START_DEADLINE_S)
         health = httpx.get(server.url + "/health", timeout=10).json()
         assert (health["provider"], health["status"]) == ("qemu", "ok")
         assert health["kvm_available"] is (health["accelerator"] == "kvm")
@@ -87,7 +88,7 @@ def test_a_task_is_set_up_played_and_scored_in_a_machine_that_is_paused_between_
 def test_a_task_is_played_and_scored_on_a_whole_disk_by_osworlds_paths_alone(tmp_path: Path) -> None:
     disk = {"OSWORLD_QEMU_IMAGE": str(whole_disk()), "OSWORLD_QEMU_MEMORY_MIB": "1024"}
     with _server(tmp_path, **disk) as server:
-        server.wait_ready()
+        server.wait_ready(deadline_s=START_DEADLINE_S)
         assert _play(server, renames=True) == 1.0
         state = httpx.get(server.url + "/state", timeout=10).json()
         assert state["desktop"]["facts"]["proof"] == "marks", state
@@ -126,7 +127,7 @@ def test_a_guest_agent_that_ends_or_hangs_in_setup_or_evaluate_is_a_fault_and_th
     in_evaluate = {"instruction": "wait", "config": [], "evaluator": broken}
     deadlines = {"OSWORLD_RESET_TIMEOUT_S": "60", "OSWORLD_EVALUATE_TIMEOUT_S": "20"}
     with _server(tmp_path, **deadlines) as server:
-        server.wait_ready()
+        server.wait_ready(deadline_s=START_DEADLINE_S)
         reply = httpx.post(server.url + "/env/reset", json={"task_config": in_setup}, timeout=CALL_DEADLINE_S)
         assert reply.status_code >= 500 and reply.json()["fault"]["masked"], reply.text[:1000]
         _post(server, "/env/reset", {"task_config": in_evaluate})
@@ -144,7 +145,7 @@ def test_an_evaluator_sees_the_time_of_now_in_a_machine_that_stood_still_or_ther
     evaluator = EVALUATOR | {"result": shell_result(asks)}
     replies = []
     with _server(tmp_path) as server:
-        server.wait_ready()
+        server.wait_ready(deadline_s=START_DEADLINE_S)
         for broken in ("true", "systemctl stop osworld-root"):
             setup = execute(f"{CLOCK_BACK}; echo password | sudo -S -p '' {broken}")
             task = {"instruction": "wait", "config": [setup], "evaluator": evaluator}
@@ -167,7 +168,7 @@ def _middle(reply: dict[str, Any]) -> bytes:
 
 def test_a_server_that_is_killed_takes_its_machines_along(tmp_path: Path) -> None:
     with _server(tmp_path) as server:
-        server.wait_ready()
+        server.wait_ready(deadline_s=START_DEADLINE_S)
         machines = desktop_processes(server.pid, QEMU)
         assert machines
         server.stop(signal.SIGKILL)

@@ -18,9 +18,9 @@ from osworld_envpod.desktops.qemu.guests import OsworldGuest
 from osworld_envpod.desktops.qemu.image import find_image
 from osworld_envpod.guest import GuestClient
 from osworld_envpod.osworld_guest import guest_of
-from vm_fixtures import COMMAND_DEADLINE_S, VirtualMachine, disk_settings, machine_of
+from vm_fixtures import COMMAND_DEADLINE_S, TEST_TIMEOUT_S, VirtualMachine, disk_settings, machine_of
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 CLOCK_TOLERANCE_S = 1.0
 SUDO_S = 10.0
 """The time is on its way while ``sudo`` starts: 2 s under emulation at load 8."""

@@ -15,10 +15,10 @@ from osworld_envpod.desktops.base import DesktopState, GuestAddresses, TaskState
 from osworld_envpod.desktops.qemu.rest import Look, look_at, moved_px
 from osworld_envpod.desktops.qemu.snapshots import BUILD_PREFIX, MANIFEST
 from osworld_envpod.guest import GuestClient
-from vm_fixtures import COMMAND_DEADLINE_S, VirtualMachine, qemu_processes, virtual_machine
+from vm_fixtures import COMMAND_DEADLINE_S, TEST_TIMEOUT_S, VirtualMachine, qemu_processes, virtual_machine
 from waiting import wait_for
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 SHORT_DEADLINE_S = 100.0
 """Of a reset whose task never rests: a quarter of it is waited for that."""
