@@ -16,8 +16,10 @@ from osworld_envpod.desktops.qemu.snapshots import MANIFEST, REFUSAL_S, Snapshot
 from osworld_envpod.desktops.qemu.task_forks import TaskForks
 from osworld_envpod.desktops.qemu.template import MANIFEST as TEMPLATE_MANIFEST
 from osworld_envpod.desktops.qemu.template import PARTS, Template
+from small_disk import small_disk
 
 SIZE_BYTES = 8192
+SMALL_DISK_BYTES = 4 << 20
 
 
 def _store(folder: Path, count_max: int = 8, bytes_max: int = 2**30) -> SnapshotStore:
@@ -222,8 +224,13 @@ async def test_a_template_that_was_changed_is_left_to_the_plain_way_which_makes_
     assert await TaskForks(store).lease("a", template, 60.0) is None
 
 
-def test_a_sparse_copy_has_the_same_bytes_and_the_same_holes(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_a_sparse_copy_has_the_same_bytes_and_the_same_holes(tmp_path: Path, is_elsewhere: bool) -> None:
+    with small_disk(SMALL_DISK_BYTES) as disk:
+        _copy(tmp_path / "source", (disk if is_elsewhere else tmp_path) / "target")
+
+
+def _copy(source: Path, target: Path) -> None:
     with source.open("wb") as file:
         for offset in (0, 5 << 20, 9 << 20):
             file.seek(offset)

@@ -1,5 +1,9 @@
-"""A small disk: full before a fork, full while the guest writes, full in an episode, too small for a task snapshot."""
+"""A small disk: full before a fork, full while the guest writes, full in an episode, too small for a task snapshot.
 
+Also one that is full while a task snapshot is made. `test_qemu_template_faults` has templates.
+"""
+
+import asyncio
 import re
 import subprocess
 import sys
@@ -11,16 +15,34 @@ import psutil
 import pytest
 
 from desktop_probe import desktop_processes, runs
+from osworld_contract.faults import FaultError, FaultReason
 from osworld_contract.places import run_dir, vm_template_dir
 from osworld_env.ports import free_port
+from osworld_envpod.desktops.base import DesktopState, GuestAddresses, TaskState
 from osworld_envpod.desktops.qemu.argv import QEMU
+from osworld_envpod.desktops.qemu.settings import OWN_MEMORY_MIB
+from osworld_envpod.desktops.qemu.snapshots import BUILD_PREFIX
+from osworld_envpod.guest import GuestClient
 from server_process import ServerProcess, clean_environment, post
+from small_disk import fill, give_room, small_disk
 from task_parts import a_task, execute, shell_result
+from vm_fixtures import (
+    COMMAND_DEADLINE_S,
+    START_DEADLINE_S,
+    TEST_TIMEOUT_S,
+    listening_ports,
+    qemu_processes,
+    virtual_machine,
+)
 from waiting import wait_until
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 SIZE_BYTES = 96 << 20
+SNAPSHOT_BYTES = 1536 << 20
+"""Holds a machine's RAM, all of it, and what its guest writes."""
+
+DISK_ROOM_BYTES = 256 << 20
 END_DEADLINE_S = 360
 
 WRITER = (
@@ -129,7 +151,7 @@ def test_an_episode_whose_disk_fills_ends_with_disk_full_and_the_next_is_clean(t
     server = ServerProcess("osworld_envpod", tmp_path, environment, port)
     server.wrap(*_small_disk(run_dir()))
     with server:
-        server.wait_ready()
+        server.wait_ready(deadline_s=START_DEADLINE_S)
         reset = post(server, "/env/reset", WRITES)
         assert reset.status_code == httpx.codes.OK, reset.text[:1000]
         fault = _fault_of_steps(server)
@@ -160,3 +182,42 @@ def _fault_of_steps(server: ServerProcess) -> dict[str, object]:
             assert reply.status_code == httpx.codes.INSUFFICIENT_STORAGE, fault
             return fault
     raise AssertionError("no step had a fault")
+
+
+@pytest.mark.parametrize("phase", ["setup", "save"])
+async def test_a_disk_that_fills_while_a_snapshot_is_made_is_named_and_the_next_reset_is_plain(
+    tmp_path: Path, phase: str
+) -> None:
+    """The machine's RAM is a file on that disk: memory that it touches first has no place, nor has its state."""
+    with small_disk(SNAPSHOT_BYTES) as disk:
+        snapshots = disk / "s"
+        is_to_fill = True
+
+        async def setup(addresses: GuestAddresses, deadline_s: float) -> str:
+            if not is_to_fill:
+                return ""
+            (folder,) = snapshots.glob(f"{BUILD_PREFIX}*")
+            if phase == "save":
+                give_room(folder / "ram", OWN_MEMORY_MIB << 20)
+                give_room(folder / "disk.qcow2", DISK_ROOM_BYTES)
+            await asyncio.to_thread(fill, disk)
+            async with GuestClient(addresses) as guest:
+                touch = "touch ~/marker" if phase == "save" else "head -c 300000000 /dev/zero > /dev/shm/fill"
+                await guest.execute(touch, COMMAND_DEADLINE_S, shell=True)
+            return ""
+
+        async with virtual_machine(tmp_path, snapshot_dir=snapshots) as machine:
+            await machine.guest.close()
+            with pytest.raises(FaultError) as caught:
+                await machine.desktop.revert_to_task("a", setup, END_DEADLINE_S)
+            assert caught.value.fault.reason is FaultReason.DISK_FULL, caught.value.fault
+            assert machine.desktop.state is DesktopState.FAILED
+            assert (qemu_processes(), listening_ports()) == ([], set())
+            assert [path.name for path in snapshots.iterdir() if path.is_dir()] == []
+            (disk / "fill").unlink()
+            is_to_fill = False
+            await machine.revert()
+            assert (await machine.run("ls ~/marker /dev/shm/fill 2>/dev/null")).output == ""
+            state = await machine.revert_to_task("a", setup)
+            # What was set up once is not set up for a snapshot again soon: its retry is plain.
+            assert state is (TaskState.NONE if phase == "save" else TaskState.SET_UP)

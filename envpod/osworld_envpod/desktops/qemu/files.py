@@ -100,6 +100,8 @@ def sha256(path: Path) -> str:
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy `source` to `target`, which must not exist; holes stay holes, and where the file system can, all is shared.
 
+    They may be on different file systems.
+
     Raises:
         OSError: It cannot be written; a half copy may be there.
     """
@@ -116,10 +118,21 @@ def copy_sparse(source: Path, target: Path) -> None:
                 raise
             end = os.lseek(reading.fileno(), start, os.SEEK_HOLE)
             while start < end:
-                copied = os.copy_file_range(reading.fileno(), writing.fileno(), end - start, start, start)
+                copied = _copy_range(reading.fileno(), writing.fileno(), start, end - start)
                 if not copied:
                     raise OSError(errno.EIO, "the file became shorter while it was copied", str(source))
                 start += copied
+
+
+def _copy_range(source: int, target: int, start: int, count: int) -> int:
+    """Copy up to `count` bytes at `start` and return how many they were."""
+    try:
+        return os.copy_file_range(source, target, count, start, start)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    os.lseek(target, start, os.SEEK_SET)
+    return os.sendfile(target, source, start, count)
 
 
 def used_bytes(folder: Path) -> int:

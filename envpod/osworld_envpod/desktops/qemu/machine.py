@@ -5,6 +5,8 @@ import contextlib
 import logging
 import os
 import re
+import shutil
+import signal
 import socket
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,6 +30,8 @@ QUIT_DEADLINE_S: Final = 30.0
 CONSOLE_TAIL_BYTES: Final = 4000
 CONSOLE_TAIL_LINES: Final = 8
 STDERR_LINES: Final = 5
+ROOM_LEAST_BYTES: Final = 1 << 20
+"""A disk with less is a full one: a machine's state did not fit, or a page of its RAM."""
 
 _STATE_NAME: Final = "state"
 _FORWARD: Final = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)", re.MULTILINE)
@@ -51,10 +55,10 @@ class Machine:
         self._process = process
         self._qmp = qmp
         self._errors = asyncio.create_task(_read_all(process))
-        self.ended = asyncio.create_task(process.wait(), name="qemu ended")
-        """Done when QEMU has ended."""
         self.is_disk_full = False
-        """Whether QEMU was ended because it could not write what the guest wrote."""
+        """Whether QEMU ended because it could not write what the guest wrote, to its disk or to its memory."""
+        self.ended = asyncio.create_task(self._end(), name="qemu ended")
+        """Done when QEMU has ended."""
         self._disk_watch = asyncio.create_task(self._end_on_full_disk(), name="qemu disk")
 
     @classmethod
@@ -95,6 +99,16 @@ class Machine:
             files.qmp.unlink(missing_ok=True)
         await _cancel(accepted)
         raise await machine.failure("QEMU did not start")
+
+    async def _end(self) -> None:
+        # The kernel's answer to who writes into a file that cannot grow, such as the RAM of a template.
+        if await self._process.wait() == -signal.SIGBUS and self._has_no_room():
+            self.is_disk_full = True
+
+    def _has_no_room(self) -> bool:
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.files.disk.parent).free < ROOM_LEAST_BYTES
+        return False
 
     async def _end_on_full_disk(self) -> None:
         """End QEMU when the disk is full: it would keep the guest stopped, and everybody waiting."""
@@ -231,11 +245,12 @@ class Machine:
         """End QEMU and return the fault for `message`, with exit code, errors and the console's last lines."""
         had_ended = not self.is_alive
         await self.kill()
+        is_disk_full = self.is_disk_full or self._has_no_room()
         errors = self._errors.result()
         console = console_tail(self.files.console)
         hint = errors[-1:] or console[-1:]
         return fault_error(
-            FaultReason.DISK_FULL if self.is_disk_full else FaultReason.DESKTOP_START_FAILED,
+            FaultReason.DISK_FULL if is_disk_full else FaultReason.DESKTOP_START_FAILED,
             f"{message}{': ' + hint[0] if hint else ''}",
             exit_code=self._process.returncode if had_ended else None,
             errors=list(errors),
