@@ -42,7 +42,7 @@ AGENT: Final = "osworld_guest --displa[y]-fd"
 
 _BREAKER: Final = f"""
 import ctypes, os, signal, socket, sys
-agent, home = int(sys.argv[1]), os.path.expanduser("~").encode()
+agent = int(sys.argv[1])
 listener = socket.create_server(("0.0.0.0", {GUEST_VLC_PORT}))
 libc = ctypes.CDLL(None)
 looks = libc.inotify_init()
@@ -56,11 +56,12 @@ while True:
     except (OSError, ValueError):
         continue
     if when == "proof":
-        libc.inotify_add_watch(looks, home, 0x20)
+        for folder in (os.path.expanduser("~"), "/tmp"):
+            libc.inotify_add_watch(looks, folder.encode(), 0x20)
         os.read(looks, 4096)
     os.kill(agent, getattr(signal, "SIG" + how))
 """
-"""Breaks the guest's agent when it is told to: at once, or when the home is listed (IN_OPEN), as a proof does."""
+"""Breaks the guest's agent when it is told to: at once, or when home or /tmp are listed (IN_OPEN), as in a proof."""
 
 ARM: Final = f"setsid python3 -c {shlex.quote(_BREAKER)} $(pgrep -f '{AGENT}') </dev/null >/dev/null 2>&1"
 """Starts it in a guest. It passes for one of the session's processes, and leaves no file."""
