@@ -81,7 +81,8 @@ def _figure(number: int, shot: Shot, folder: Path) -> str:
         picture = f'<div class="none">{"fault" if shot.fault else "the episode ended"}</div>'
     note = " · played again" if shot.replayed else ""
     note += f" · format_reward {shot.format_reward:g}" if shot.format_reward else ""
-    text = shot.prediction if shot.prediction is not None else "the task's setup"
+    asked = "the task's setup" if shot.operation == "reset" else "its reply reached nobody"
+    text = shot.prediction if shot.prediction is not None else asked
     fault = f'\n<p class="bad">{_text(shot.fault.message)}</p>' if shot.fault else ""
     return (
         f"<figure>{picture}<figcaption><b>{label}</b>"

@@ -44,6 +44,13 @@ HEADER_SEEN: Final = "X-Osworld-Seen"
 score only if that is the last call of the episode. It says more than acknowledgements, and outlives the router. On a
 step, a router that has noted another last call knows by it that it has not seen all."""
 
+HEADER_EPISODE: Final = "X-Osworld-Episode"
+"""On the reply to a reset or step: the id of its episode, by which its record is found."""
+
+HEADER_ENDED: Final = "X-Osworld-Ended"
+"""On a reset, from a router: how an episode before it ended for its client, where the env server may not know; a
+`record.RecordEnd`."""
+
 ACK_PATH: Final = "/ack"
 
 HEADER_FAULT: Final = "X-Osworld-Fault"

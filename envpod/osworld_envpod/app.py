@@ -22,10 +22,12 @@ from osworld_contract.faults import Fault, FaultBody, FaultError, FaultKind, Fau
 from osworld_contract.logs import set_up_logging
 from osworld_contract.names import (
     HEADER_ACKS,
+    HEADER_ENDED,
     HEADER_IDEMPOTENCY_KEY,
     HEADER_SEEN,
     HEADER_UNSEEN,
 )
+from osworld_contract.record import RecordEnd
 from osworld_contract.settings import SettingsError
 from osworld_contract.wire import EnvReply, HealthReply, HistoryReply, ResetRequest, StepRequest
 from osworld_envpod.admission import Admission, step_number, tenancy_of
@@ -134,7 +136,9 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer, admission: Admission) ->
         observation = await server.reset(
             body.task_config, request.headers.get(HEADER_IDEMPOTENCY_KEY), _caller(request)
         )
-        return observation_reply(observation, server.episode.history, env_idx, None)
+        if (end := _end_before(request)) is not None:
+            server.runner.note_end(end)
+        return observation_reply(observation, server.episode, env_idx, None)
 
     @app.post("/env/step", response_model=EnvReply)
     async def step(request: Request, body: StepRequest, since: Since = None) -> Response:
@@ -149,7 +153,7 @@ def _add_trainer_paths(app: FastAPI, server: EnvServer, admission: Admission) ->
             observation = Observation(None, True, 0.0, error.fault)
         if observation.fault is not None and wants_error_status(request.headers):
             return fault_reply(observation.fault)
-        return observation_reply(observation, server.episode.history, env_idx, since)
+        return observation_reply(observation, server.episode_of(tenancy_of(request.headers)), env_idx, since)
 
     @app.post("/env/evaluate", response_model=float)
     async def evaluate(request: Request) -> Response:
@@ -219,6 +223,15 @@ def _add_fault_handlers(app: FastAPI, server: EnvServer) -> None:
 def _caller(request: Request) -> Caller:
     acknowledges = request.headers.get(HEADER_ACKS) == "1"
     return Caller(request.is_disconnected, acknowledges, tenancy_of(request.headers))
+
+
+def _end_before(request: Request) -> RecordEnd | None:
+    """Return what a router says of an episode before, None also where that is not understood: a reset goes on."""
+    value = request.headers.get(HEADER_ENDED)
+    end = None if value is None else RecordEnd.parse(value)
+    if value is not None and end is None:
+        logger.warning("%s is not understood, and ignored", HEADER_ENDED)
+    return end
 
 
 async def _start(server: EnvServer, on_fatal: Callable[[str], None]) -> None:

@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from pydantic import ValidationError
+
 from osworld_contract.places import episodes_dir
-from osworld_contract.record import RECORD_FILE, TASK_FILE, RecordHead, RecordLine
+from osworld_contract.record import RECORD_FILE, TASK_FILE, RecordEnd, RecordHead, RecordLine
 from osworld_contract.task import Task
 from osworld_envpod.episode import Episode, Observation
 from osworld_envpod.settings import EnvServerSettings
@@ -111,6 +113,12 @@ class Recorder:
         line = RecordLine(operation="evaluate", at=time.time(), duration_s=duration_s, score=episode.score, fault=fault)
         self._note(episode, None, line)
 
+    def end(self, end: RecordEnd) -> None:
+        """Add `end` to the record of its episode, unless that is under way, or has a score or fault as its end."""
+        logger.info("Episode %s ended for its client in a %s: %s", end.episode_id, end.operation, end.fault.header)
+        if self._is_on:
+            self._thread.submit(self._end, end)
+
     def close(self) -> None:
         """Write what is left. Can run twice."""
         self._is_on = False
@@ -164,12 +172,36 @@ class Recorder:
         if self._lock is not None:
             self._lock.close()
 
+    def _end(self, end: RecordEnd) -> None:
+        try:
+            with (self._root / end.episode_id / RECORD_FILE).open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                text = file.read()
+                size = text.rfind(b"\n") + 1  # who was killed may have left half a line
+                if size and not _has_end(text[:size]):
+                    file.truncate(size)
+                    file.seek(size)
+                    file.write(end.line.model_dump_json().encode() + b"\n")
+        except (FileNotFoundError, BlockingIOError):
+            logger.info("The record of episode %s is not here, or under way: it is left as it is", end.episode_id)
+        except OSError as error:
+            logger.warning("The record of episode %s goes without its end: %s", end.episode_id, error.strerror or error)
+
     def _append(self, episode_id: str, line: RecordLine, frame: bytes | None) -> None:
         folder = self._root / episode_id
         if frame is not None and line.screenshot is not None:
             (folder / line.screenshot).write_bytes(frame)
         with (folder / RECORD_FILE).open("a", encoding="utf-8") as file:
             file.write(line.model_dump_json() + "\n")
+
+
+def _has_end(text: bytes) -> bool:
+    """Return whether the last line of a record is a score or a fault."""
+    try:
+        line = RecordLine.model_validate_json(text.splitlines()[-1])
+    except ValidationError:  # the head
+        return False
+    return line.score is not None or line.fault is not None
 
 
 def prune(root: Path, max_bytes: int, now: float | None = None) -> list[Path]:

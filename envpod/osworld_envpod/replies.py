@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 from starlette.responses import Response, StreamingResponse
 
 from osworld_contract.faults import Fault, FaultBody, FaultReason
-from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_FAULT
+from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_EPISODE, HEADER_FAULT
 from osworld_contract.replay import HEADER_SIGHT
-from osworld_envpod.episode import Observation
+from osworld_envpod.episode import Episode, Observation
 from osworld_envpod.history import History
 
 
@@ -17,18 +17,18 @@ def wants_error_status(headers: Mapping[str, str]) -> bool:
     return headers.get(HEADER_CLIENT, "").strip().lower() == HEADER_CLIENT_V2
 
 
-def observation_reply(observation: Observation, history: History, env_idx: int, since: int | None) -> Response:
+def observation_reply(observation: Observation, episode: Episode, env_idx: int, since: int | None) -> Response:
     """Return the reply of a reset or step.
 
     Args:
         observation: What to say.
-        history: The episode's messages.
+        episode: Whose reply it is.
         env_idx: The number to echo.
         since: Index of the first message to send; None means all, as v1 does it.
     """
     first = min(since or 0, observation.end or 0)
     pieces = [b'{"env_idx":%d,"obs_messages":' % env_idx]
-    pieces += history.encoded(first, observation.end) if observation.end is not None else [b"null"]
+    pieces += episode.history.encoded(first, observation.end) if observation.end is not None else [b"null"]
     pieces.append(b',"is_done":%s,"format_reward":%s' % (_json(observation.is_done), _json(observation.format_reward)))
     if since is not None:
         pieces.append(b',"first":%d' % first)
@@ -36,6 +36,8 @@ def observation_reply(observation: Observation, history: History, env_idx: int, 
         pieces.append(b',"fault":' + observation.fault.model_dump_json().encode())
     pieces.append(b"}")
     headers = {HEADER_FAULT: observation.fault.header} if observation.fault else {}
+    if episode.task is not None:
+        headers[HEADER_EPISODE] = episode.id
     if observation.mark is not None:
         headers[HEADER_SIGHT] = observation.mark.header
     return json_reply(pieces, headers)

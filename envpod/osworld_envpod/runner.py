@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from osworld_contract.faults import FaultError, FaultReason, fault_error
+from osworld_contract.record import RecordEnd
 from osworld_contract.replay import Mark
 from osworld_contract.task import Task
 from osworld_contract.wire import Phase
@@ -87,6 +88,10 @@ class Runner(Stage):
     def note_replay(self, episode: Episode, duration_s: float) -> None:
         """Have it recorded that `episode` was played again in `duration_s`, or what kept it from that."""
         self._recorder.replay(episode, duration_s)
+
+    def note_end(self, end: RecordEnd) -> None:
+        """Have it recorded how an episode before the one that has begun ended for its client."""
+        self._recorder.end(end)
 
     async def evaluate(self, episode: Episode) -> float:
         """Return the score that OSWorld's evaluator gives.

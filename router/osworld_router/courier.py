@@ -85,7 +85,7 @@ class Courier:
         call = Call(
             method=request.method,
             path=route.path,
-            headers=upstream_headers(request, route, entry) + exchange.keys + unseen,
+            headers=[*upstream_headers(request, route, entry), *exchange.keys, *unseen, *exchange.ended],
             query=upstream_query(request),
             body=body.data() if request.method == "POST" else None,
         )

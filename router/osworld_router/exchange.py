@@ -54,5 +54,7 @@ class Exchange:
     """Whether `on_last_byte` was called."""
     is_unseen: bool = False
     """Whether it is about an episode of which this router knows nothing; see `scores`."""
+    ended: Headers = field(default_factory=list)
+    """What a reset tells of the episode before it; see `ends`."""
     failures: list[Failure] = field(default_factory=list)
     """The attempts that failed."""

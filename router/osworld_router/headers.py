@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from osworld_contract.names import (
     HEADER_ACKS,
+    HEADER_ENDED,
     HEADER_ENV_IDX,
     HEADER_EPOCH,
     HEADER_IDEMPOTENCY_KEY,
@@ -27,7 +28,8 @@ HOP_BY_HOP: Final = frozenset(
 
 OURS: Final = frozenset(
     {b"host", b"authorization", b"expect"}
-    | {name.lower().encode() for name in (HEADER_ENV_IDX, HEADER_EPOCH, HEADER_UID, HEADER_ACKS, HEADER_UNSEEN)}
+    | {name.lower().encode() for name in (HEADER_ENV_IDX, HEADER_EPOCH, HEADER_UID)}
+    | {name.lower().encode() for name in (HEADER_ACKS, HEADER_UNSEEN, HEADER_ENDED)}
 )
 """Headers of a request that the router answers for: set by it, or not passed on."""
 

@@ -10,6 +10,7 @@ from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
 from osworld_router.acks import Acks
 from osworld_router.asgi import Receive
 from osworld_router.body import RequestBody
+from osworld_router.ends import Ends
 from osworld_router.errors import ClientGone, TransferBroken
 from osworld_router.exchange import CallLimits, Exchange
 from osworld_router.headers import idempotency_headers
@@ -34,6 +35,7 @@ class Notes:
     scribe: Scribe
     scores: Scores
     peers: Peers
+    ends: Ends
 
 
 class Proxy:
@@ -45,6 +47,7 @@ class Proxy:
         self._scribe = notes.scribe
         self._scores = notes.scores
         self._peers = notes.peers
+        self._ends = notes.ends
         self._limits = limits
         self._metrics = metrics
         self._running: set[asyncio.Timeout] = set()
@@ -65,6 +68,7 @@ class Proxy:
         keys, ends_at = idempotency_headers(request, route), now + self._limits.deadlines_s[route.operation]
         exchange = Exchange(request, route, body, reply, keys, self._told, arrived=now, ends_at=ends_at)
         exchange.is_unseen = self._scores.is_unseen(request, route)
+        exchange.ended = self._ends.headers(route)
         code = BROKEN
         try:
             await self._run(exchange)
@@ -97,11 +101,15 @@ class Proxy:
         """Note that the last of the env server's reply is about to be sent."""
         exchange.is_told = True
         self._scores.came_through(exchange.route.operation, exchange.route.env_idx)
+        self._ends.passed(exchange, status, headers)
         self._scribe.passed(exchange, status, headers, body)
 
     def _lost(self, exchange: Exchange) -> None:
         """Note that the client may not have the reply."""
-        self._scores.lost(exchange.route.operation, exchange.route.env_idx)
+        operation = exchange.route.operation
+        self._scores.lost(operation, exchange.route.env_idx)
+        lost = fault_error(FaultReason.REPLY_LOST, "the reply reached nobody", operation=operation.in_fault)
+        self._ends.failed(exchange, lost.fault)
         self._scribe.forget(exchange)
 
     def _note(self, exchange: Exchange) -> None:
@@ -109,6 +117,7 @@ class Proxy:
         route, fault = exchange.route, exchange.reply.fault
         if fault is not None:
             self._scores.failed(route.operation, route.env_idx, fault)
+            self._ends.failed(exchange, fault)
             self._scribe.forget(exchange)
         else:
             if not exchange.is_told:

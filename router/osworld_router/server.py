@@ -17,6 +17,7 @@ from osworld_router.app import Access, App
 from osworld_router.auth import Gate
 from osworld_router.body import BodyLimits
 from osworld_router.courier import Courier
+from osworld_router.ends import Ends
 from osworld_router.errors import StartError
 from osworld_router.exchange import CallLimits
 from osworld_router.front import Front
@@ -106,7 +107,7 @@ async def serve(settings: RouterSettings, listener: socket.socket) -> None:
         recovery = Recovery(RecoveryTools(registry, mover, upstream, scribe, peers, rebuild), metrics)
         carriers = Carriers(Courier(upstream, metrics, scribe), mover, recovery, rebuild)
         persistence = Persistence(registry, carriers, _limits(settings), metrics)
-        proxy = Proxy(persistence, Notes(acks, scribe, scores, peers), _limits(settings), metrics)
+        proxy = Proxy(persistence, Notes(acks, scribe, scores, peers, Ends(scribe)), _limits(settings), metrics)
         gate = Gate(token)
         pages = Pages(registry, HealthBoard(registry, upstream, metrics), metrics, peers)
         app = App(Access(gate, are_metrics_open=settings.is_loopback), pages, proxy, metrics)

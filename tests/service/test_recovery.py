@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 
 from chaos.player import FINISHED, SAYING
 from osworld_contract.faults import FaultError, FaultReason
+from osworld_contract.record import RECORD_FILE, RecordLine
 from osworld_contract.wire import EnvReply
 from osworld_env import EnvClient
 from up_process import READY_DEADLINE_S, Up, alive
@@ -259,3 +261,32 @@ def test_without_a_spare_a_frozen_env_server_goes_on_and_a_killed_one_is_waited_
         client.step(FINISHED)
         assert client.evaluate() == 1.0
         assert (recoveries(alone, "came_back"), recoveries(alone, "recovered")) == (1, 1)
+
+
+def test_what_is_not_played_again_ends_in_a_fault_that_is_in_its_record(tmp_path: Path) -> None:
+    """The env server is dead and what the router told its client is all there is to know: the next reset brings it."""
+    root = tmp_path / "records"
+    variables = {"OSWORLD_EPISODE_RECORDS_DIR": str(root), "OSWORLD_ROUTER_RECOVERY_MIB": "0"}
+    with Up(tmp_path, envs=1, spares=1, variables=variables) as up, EnvClient(up.token_url) as client:
+        lost = {}
+        for operation in ("step", "evaluate"):
+            wait_until(lambda: len(env_servers(up)) == 2, READY_DEADLINE_S, "a spare")
+            client.reset(task())
+            client.step(say("a"))
+            lost[operation] = httpx.get(f"{up.token_url}/envs/0/state").json()["episode_id"]
+            if operation == "evaluate":
+                os.kill(pid_of_env(up), signal.SIGKILL)
+            with pytest.raises(FaultError, match="env_down"):
+                client.evaluate() if operation == "evaluate" else killed_in(up, lambda: client.step(say("b")))
+        client.reset(task())
+        for operation, episode in lost.items():
+            record = root / episode / RECORD_FILE
+            wait_until(lambda record=record: "env_down" in record.read_text(), 30, "the fault")  # type: ignore[misc]
+            calls = [RecordLine.model_validate_json(line) for line in record.read_text().splitlines()[1:]]
+            assert [call.operation for call in calls] == ["reset", "step", operation]
+            assert calls[-1].fault is not None and calls[-1].fault.reason is FaultReason.ENV_DOWN
+        assert up.command("episodes", "list", "--dir", str(root)).stdout.count("fault infra/env_down") == 2
+        page = tmp_path / "page.html"
+        shown = up.command("episodes", "show", lost["step"], "--dir", str(root), "--page", str(page)).stdout
+        assert shown.count("infra/env_down") == 2, "at the call and as the outcome"
+        assert "its reply reached nobody" in page.read_text()

@@ -51,7 +51,8 @@ def test_headers_of_one_connection_are_dropped() -> None:
 def test_the_router_answers_for_who_and_which_epoch() -> None:
     headers = ((b"authorization", b"Bearer of-the-client"), (b"x-env-idx", b"9"), (b"x-osworld-epoch", b"99"),
                (b"x-osworld-uid", b"of-the-client"),
-               (b"host", b"router"), (b"content-type", b"application/json"), (b"x-osworld-acks", b"0"))  # fmt: skip
+               (b"host", b"router"), (b"content-type", b"application/json"), (b"x-osworld-acks", b"0"),
+               (b"x-osworld-ended", b"e"))  # fmt: skip
     sent = upstream_headers(Request("POST", "/env/step", headers=headers), STEP, ENTRY)
     assert sent == [
         ("content-type", "application/json"),
