@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from chaos.judgement import Note
 from chaos.monkey import CUT_OFF, Monkey
 from chaos.own_network import POWERLESS, light
 from chaos.player import play_masking
-from chaos.test_chaos import Note, play_among_deaths, play_undisturbed
+from chaos.test_chaos import play_among_deaths, play_undisturbed
 from up_process import Up
 
 

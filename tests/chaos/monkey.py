@@ -3,6 +3,7 @@
 import logging
 import random
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -44,21 +45,20 @@ CUT_OFF_S: Final = (0.5, 8.0)
 """How long: some of them are over before the router calls it lost, and what was sent is sent again by TCP."""
 
 
-class Monkey:
+class Breaker(ABC):
     """Breaks something every so often while it is entered."""
 
-    def __init__(self, up: Up, pause_s: float, seed: int, spared: str = "", only: Sequence[str] = ()) -> None:
-        """Kill all but `spared` and freeze all for a while; or do what `only` names, twice as often if twice."""
-        self._up = up
+    longest_s: float
+    """How long one break takes at most, what is mended included."""
+
+    def __init__(self, pause_s: float, seed: int) -> None:
+        """Break the first thing `pause_s` after it was entered, and each one as long after the one before."""
         self._pause_s = pause_s
-        self._names = [*only] or [name for name in (*VICTIMS, *FROZEN) if name != spared]
         self._random = random.Random(seed)
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="monkey")
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__)
         self.done: Counter[str] = Counter()
         """What was broken how often."""
-        self._asleep: list[psutil.Process] = []
-        """Whom nobody wakes before the end."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -66,19 +66,43 @@ class Monkey:
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
-        self._thread.join(max(*FROZEN_S, *CUT_OFF_S) + self._pause_s)
-        for target in self._asleep:
-            self._wake(target)
+        self._thread.join(self.longest_s + self._pause_s)
 
     def _run(self) -> None:
         while not self._is_over.wait(self._pause_s):
-            what = self._random.choice(self._names)
-            if what == CUT_OFF:
-                self._cut_off()
-                continue
-            targets = self._processes(what)
-            if targets and self._break(self._random.choice(targets), what):
-                self.done[what] += 1
+            if broken := self._break_one():
+                self.done[broken] += 1
+
+    @abstractmethod
+    def _break_one(self) -> str | None:
+        """Break something, and return what; None where it was gone already."""
+
+
+class Monkey(Breaker):
+    """Breaks processes of a pool on this machine."""
+
+    longest_s = max(*FROZEN_S, *CUT_OFF_S)
+
+    def __init__(self, up: Up, pause_s: float, seed: int, spared: str = "", only: Sequence[str] = ()) -> None:
+        """Kill all but `spared` and freeze all for a while; or do what `only` names, twice as often if twice."""
+        super().__init__(pause_s, seed)
+        self._up = up
+        self._names = [*only] or [name for name in (*VICTIMS, *FROZEN) if name != spared]
+        self._asleep: list[psutil.Process] = []
+        """Whom nobody wakes before the end."""
+
+    def __exit__(self, *about: object) -> None:
+        super().__exit__(*about)
+        for target in self._asleep:
+            self._wake(target)
+
+    def _break_one(self) -> str | None:
+        what = self._random.choice(self._names)
+        if what == CUT_OFF:
+            self._cut_off()
+            return what
+        targets = self._processes(what)
+        return what if targets and self._break(self._random.choice(targets), what) else None
 
     def _cut_off(self) -> None:
         entry = self._random.choice(self._up.registry.envs)
@@ -88,7 +112,6 @@ class Monkey:
         logger.info("%s %s for %.1f s", CUT_OFF, entry.url, seconds)
         with cut_off(port):
             self._is_over.wait(seconds)
-        self.done[CUT_OFF] += 1
 
     def _break(self, target: psutil.Process, what: str) -> bool:
         logger.info("%s %d", what, target.pid)

@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+import httpx
 
 from osworld_contract.faults import FaultError
 from osworld_env import EnvClient
 from tasks_of import INFEASIBLE, task_config
 from trainer_client import TrainerClient
+from waiting import wait_until
 
 FINISHED = "Thought: done.\nAction: finished(content='done')"
 FAIL = "Thought: it cannot be done.\nAction: call_user()"
@@ -28,6 +32,9 @@ STILL = (
 screenshot would be a difference when the episode is played again."""
 
 READ = 'for _ in $(seq 200); do [ "$(tail -n 1 ~/said)" = c ] && break; sleep 0.1; done; cat ~/said'
+
+ANSWER_S = 90.0
+"""Until a router answers that is killed or has lost its power. The client waits for one for 60 s."""
 
 SAYING: dict[str, Any] = {
     "id": "saying",
@@ -79,6 +86,8 @@ class Outcome:
     """The slowest step or evaluate."""
     slowest_reset_s: float = 0.0
     errors: list[str] = field(default_factory=list)
+    is_masked: bool = False
+    """Whether a server has answered our client with a fault. A connection that broke is the client's own fault."""
 
     @property
     def is_right(self) -> bool:
@@ -136,7 +145,7 @@ def play_masking(url: str, token: str, script: Script) -> Outcome:
     """Play with our client, as `osworld_env.arpo` does: a fault masks the episode, and no score is asked for."""
     outcome = Outcome(script)
     with EnvClient(url, token=token) as client:
-        client.health()
+        wait_until(lambda: _answers(client), ANSWER_S, "an answer")  # who has answered is waited for afterwards
         try:
             reply = _timed(outcome, lambda: client.reset(script.task), is_reset=True)
             for prediction in script.predictions:
@@ -145,8 +154,15 @@ def play_masking(url: str, token: str, script: Script) -> Outcome:
                 reply = _timed(outcome, lambda prediction=prediction: client.step(prediction))  # type: ignore[misc]
             outcome.score = _timed(outcome, client.evaluate)
         except FaultError as error:
+            outcome.is_masked = not isinstance(error.__cause__, httpx.HTTPError)
             outcome.errors.append(str(error))
     return outcome
+
+
+def _answers(client: EnvClient) -> bool:
+    with suppress(FaultError):  # a router that is killed or has no power
+        return bool(client.health())
+    return False
 
 
 _T = TypeVar("_T")

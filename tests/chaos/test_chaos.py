@@ -3,68 +3,32 @@
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from chaos.judgement import Note, part_right, play_all, told
 from chaos.monkey import FROZEN_FOR_GOOD, Monkey
 from chaos.own_network import in_own_network
-from chaos.player import SCRIPTS, Outcome, Play, play, play_masking
+from chaos.player import SCRIPTS, Play, play, play_masking
 from up_process import TOKEN, Up
 
 logger = logging.getLogger(__name__)
 
-HUNG_S = 300.0
-"""No step or evaluate may take longer: the trainer's own limit."""
-
-HUNG_RESET_S = 1200.0
-"""The same for a reset. One whose task worker is frozen is tried again after the 360 s of an attempt."""
-
 OUTER_DEADLINE_S = 650.0
 """Of a test inside a test: what is inside has the shorter one, and cleans up."""
 
-Note = Callable[[str, object], None]
-
-
-def told(outcomes: list[Outcome]) -> str:
-    """Return what a person needs to see of `outcomes`."""
-    return "\n".join(
-        f"{o.score} for {o.script.score}, slowest {o.slowest_s:.1f} s, reset {o.slowest_reset_s:.1f} s: {o.errors}"
-        for o in outcomes
-    )
-
-
-def play_all(up: Up, episodes: int, playing: Play) -> list[Outcome]:
-    """Play `episodes` episodes on all envs, each env one after the other."""
-
-    def on_one(env_idx: int) -> list[Outcome]:
-        url = f"{up.url}/envs/{env_idx}"
-        return [playing(url, TOKEN, SCRIPTS[i % len(SCRIPTS)]) for i in range(env_idx, episodes, up.envs)]
-
-    with ThreadPoolExecutor(up.envs) as threads:
-        return [outcome for outcomes in threads.map(on_one, range(up.envs)) for outcome in outcomes]
-
 
 def play_among_deaths(up: Up, monkey: Monkey, episodes: int, playing: Play, note: Note) -> float:
-    """Return which part of `episodes` ends right. No other one may have a score, no pair be illegal, no call hang."""
+    """Return which part of `episodes` ends right while `monkey` breaks things; see `part_right`."""
     with monkey:
-        outcomes = play_all(up, episodes, playing)
-    assert monkey.done, "nothing was broken"
-    right = sum(outcome.is_right for outcome in outcomes)
-    logger.info("%d of %d right, the rest faults; broken: %s\n%s", right, episodes, dict(monkey.done), told(outcomes))
-    note("right", right)
-    assert not [o for o in outcomes if o.is_wrong], told(outcomes) + up.log[-5000:]
-    assert not [o.illegal for o in outcomes if o.illegal], told(outcomes)
-    assert max(o.slowest_s for o in outcomes) < HUNG_S, told(outcomes)
-    assert max(o.slowest_reset_s for o in outcomes) < HUNG_RESET_S, told(outcomes)
-    return right / episodes
+        outcomes = play_all(up.url, TOKEN, up.envs, episodes, playing)
+    return part_right(outcomes, monkey.done, note, up.log[-5000:])
 
 
 def play_undisturbed(up: Up) -> None:
     """Play each script on each env: all must end right."""
-    outcomes = play_all(up, up.envs * len(SCRIPTS), play)
+    outcomes = play_all(up.url, TOKEN, up.envs, up.envs * len(SCRIPTS), play)
     assert all(outcome.is_right for outcome in outcomes), told(outcomes)
 
 

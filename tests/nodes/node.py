@@ -73,6 +73,8 @@ class Node:
 
     def cut_power(self) -> None:
         """End everything on it at once; nothing is told to anyone. Again is nothing."""
+        # First, or the kernel ends the connections of those that are killed, and their peers hear of it.
+        self._switch.disconnect(self.place.index)
         kill(self._process)
         self._process = None
         self._remove_cgroups()

@@ -106,9 +106,13 @@ class RunningPool:
 
     def nodes_with(self, namespace: str, component: str) -> set[str]:
         """Return the nodes that have a ready pod of a component."""
+        return {pod["spec"]["nodeName"] for pod in self.ready_pods(namespace, component)}
+
+    def ready_pods(self, namespace: str, component: str) -> list[dict[str, Any]]:
+        """Return the ready pods of a component."""
         selector = f"app.kubernetes.io/component={component}"
         pods = self.cluster.plane.get(f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]
-        return {pod["spec"]["nodeName"] for pod in pods if is_ready(pod)}
+        return [pod for pod in pods if is_ready(pod)]
 
     def spare_nodes(self) -> set[str]:
         """Return the nodes that have a ready spare."""

@@ -4,6 +4,7 @@ Not a bridge of the host: its frames would pass the host's firewall (``bridge-nf
 And the kernel takes namespace, bridge and all cables away when the one process in it ends, however that happens.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +46,7 @@ class Switch:
 
     def connect(self, index: int, count: int, node_pid: int) -> None:
         """Give node `index` of `count` its cable, address and routes."""
-        pid, link = str(node_pid), f"node{index}"
+        pid, link = str(node_pid), _link(index)
 
         def node(*argv: str) -> None:
             run("nsenter", "--target", pid, "--net", "ip", *argv)
@@ -63,6 +64,15 @@ class Switch:
                 node("route", "add", node_pods(other), "via", node_address(other))
         run("ip", "route", "replace", node_pods(index), "via", address)
 
+    def disconnect(self, index: int) -> None:
+        """Take the cable of node `index` away; again, or where it went with the node, is nothing."""
+        with suppress(AssertionError):
+            self._inside("ip", "link", "delete", _link(index))
+
     def close(self) -> None:
         """Take it away; again is nothing."""
         kill(self._process)
+
+
+def _link(index: int) -> str:
+    return f"node{index}"
