@@ -6,9 +6,11 @@ from typing import Any, Final
 from osworld_contract.crd import OSWorldEnv
 from osworld_contract.kube_names import (
     ANNOTATION_POOL_UID,
+    API_GROUP,
     COMPONENT_ROUTER,
     CONTAINER_ROUTER,
     OPERATOR_AUDIENCE,
+    PLURAL,
     SECRET_KEY_TOKEN,
     SECRET_KEY_UPSTREAM_TOKEN,
     pool_path,
@@ -189,8 +191,9 @@ def disruption_budget(env: OSWorldEnv) -> dict[str, Any]:
 
 
 def rights(env: OSWorldEnv) -> list[dict[str, Any]]:
-    """Return ServiceAccount, Role and RoleBinding: the router reads pods of its namespace, and nothing else."""
-    name = router_name(env.metadata.name)
+    """Return ServiceAccount, Role and RoleBinding: the router reads pods of its namespace and its pool."""
+    pool = env.metadata.name
+    name = router_name(pool)
     head = metadata(env, name)
     group = "rbac.authorization.k8s.io"
     subject = {"kind": "ServiceAccount", "name": name, "namespace": env.metadata.namespace}
@@ -200,7 +203,10 @@ def rights(env: OSWorldEnv) -> list[dict[str, Any]]:
             "apiVersion": f"{group}/v1",
             "kind": "Role",
             "metadata": head,
-            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}],
+            "rules": [
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+                {"apiGroups": [API_GROUP], "resources": [PLURAL], "resourceNames": [pool], "verbs": ["get"]},
+            ],
         },
         {
             "apiVersion": f"{group}/v1",

@@ -156,6 +156,8 @@ class Persistence:
         """Return the env server of `route`, waiting for a call's env_idx that nobody has at the moment."""
         snapshot = self._registry.snapshot
         if route.env_idx not in snapshot.envs and route.operation is not Operation.PAGE:
+            if route.env_idx >= snapshot.known_envs:
+                await self._registry.count()  # a router that has just started has not seen an env that is away
             snapshot = await self._registry.wait_for(lambda now: route.env_idx in now.envs, self._limits.env_wait_s)
         return find(snapshot, route)
 

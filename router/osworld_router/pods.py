@@ -1,4 +1,4 @@
-"""The registry in a cluster: the labels of a pool's pods, watched. The router asks for nothing else.
+"""The registry in a cluster: the labels of a pool's pods, watched, and the pool's size where an env_idx is not known.
 
 The watch is the client library's informer, in a thread of its own: it lists, follows, resumes and lists again. While
 the API server is away the last state stays in use.
@@ -16,12 +16,15 @@ from kubernetes import client, config
 from kubernetes.informer import ADDED, DELETED, ERROR, MODIFIED, SharedInformer
 
 from osworld_contract.kube_names import (
+    API_GROUP,
+    API_VERSION,
     COMPONENT_ENV,
     COMPONENT_ROUTER,
     LABEL_COMPONENT,
     LABEL_ENV_EPOCH,
     LABEL_ENV_IDX,
     LABEL_POOL,
+    PLURAL,
 )
 from osworld_contract.names import ROUTER_PORT
 from osworld_contract.registry import RegistryEntry, env_server_url
@@ -37,6 +40,8 @@ SILENCE_S: Final = 75.0
 """A connection that is silent for longer has stalled: its node lost power, say."""
 
 CONNECT_S: Final = 5.0
+COUNT_S: Final = 2.0
+"""For the size of the pool, which a call waits for. A guess: it is one small object."""
 PAGE_PODS: Final = 50
 """Pods that are listed at once. A guess: a page has 1 MB or less, a thousand pods take 20 calls."""
 
@@ -77,6 +82,21 @@ class PodRegistry(LiveRegistry):
             self._told[entry.env_idx] = entry
             self._publish_entries()
 
+    async def count(self) -> None:
+        """Read the pool's replicas; without an answer what was known of them stays."""
+        try:
+            self._wanted = await asyncio.to_thread(self._replicas)
+        except Exception as error:  # whatever the library raises: the call goes on without
+            logger.warning("registry: the size of the pool is not known: %s", _reason(error))
+        else:
+            self._publish_entries()
+
+    def _replicas(self) -> int:
+        pools = client.CustomObjectsApi(_api())
+        where = (API_GROUP, API_VERSION, self._namespace, PLURAL, self._pool)
+        pool: Any = pools.get_namespaced_custom_object(*where, _request_timeout=COUNT_S)
+        return int(pool["spec"]["replicas"])
+
     async def watch(self) -> None:
         """Follow the pods until cancelled.
 
@@ -85,7 +105,7 @@ class PodRegistry(LiveRegistry):
         """
         self._loop = asyncio.get_running_loop()
         informer = SharedInformer(
-            self._patient(_pods_api().list_namespaced_pod),
+            self._patient(client.CoreV1Api(_api()).list_namespaced_pod),
             namespace=self._namespace,
             label_selector=f"{LABEL_POOL}={self._pool},{LABEL_COMPONENT} in ({COMPONENT_ENV}, {COMPONENT_ROUTER})",
         )
@@ -226,7 +246,7 @@ def latest(entries: Iterable[RegistryEntry]) -> dict[int, RegistryEntry]:
     return found
 
 
-def _pods_api() -> client.CoreV1Api:
+def _api() -> client.ApiClient:
     settings = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=settings)
@@ -236,7 +256,7 @@ def _pods_api() -> client.CoreV1Api:
         except config.ConfigException as error:
             raise StartError(f"OSWORLD_ROUTER_POOL needs a cluster: {error}") from error
     settings.retries = False
-    return client.CoreV1Api(client.ApiClient(settings))
+    return client.ApiClient(settings)
 
 
 def _reason(error: Any) -> str:

@@ -57,6 +57,9 @@ class RegistryFile(LiveRegistry):
         """Read the file: the writer has replaced it before it said anything."""
         await self.refresh()
 
+    async def count(self) -> None:
+        """Nothing to ask: the file says who has an env_idx and no more."""
+
     async def watch(self) -> None:
         """Follow the file until cancelled."""
         changes = awatch(

@@ -99,7 +99,7 @@ class Snapshot:
     pool: str = "local"
     envs: Mapping[int, RegistryEntry] = field(default_factory=dict)
     known_envs: int = 0
-    """Every env_idx below this has been in the pool; it never shrinks while the router runs."""
+    """Every env_idx below this has been in the pool, or is to be; it never shrinks while the router runs."""
     is_loaded: bool = False
 
 
@@ -135,7 +135,7 @@ def find(snapshot: Snapshot, target: Route) -> RegistryEntry:
 
     Raises:
         FaultError: ``infra/env_down`` where the env_idx belongs to the pool and nobody has it at the moment,
-            ``client/unknown_env`` where it has never been in the pool. A pool that has shown no env at all is down.
+            ``client/unknown_env`` where it was never of the pool. A pool that has shown no env at all is down.
     """
     entry = snapshot.envs.get(target.env_idx)
     if entry is not None:

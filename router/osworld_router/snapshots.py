@@ -14,6 +14,8 @@ class LiveRegistry(ABC):
     def __init__(self) -> None:
         self.routers_left: dict[str, float] = {}
         """When those were last seen that are not among `routers` any more, by URL, on the monotonic clock."""
+        self._wanted = 0
+        """How many envs the pool is to have, as far as that was told."""
         self._snapshot = Snapshot()
         self._changed = asyncio.Event()
 
@@ -36,6 +38,10 @@ class LiveRegistry(ABC):
         """Take over what the one writer has just said, before the source shows it."""
 
     @abstractmethod
+    async def count(self) -> None:
+        """Ask how many envs the pool is to have, where that is told apart from who has them."""
+
+    @abstractmethod
     async def watch(self) -> None:
         """Follow the source until cancelled."""
 
@@ -50,7 +56,7 @@ class LiveRegistry(ABC):
         return self._snapshot
 
     def _publish(self, pool: str, envs: Mapping[int, RegistryEntry]) -> None:
-        known_envs = max(self._snapshot.known_envs, *(idx + 1 for idx in envs), 0)
+        known_envs = max(self._snapshot.known_envs, *(idx + 1 for idx in envs), self._wanted)
         self._snapshot = Snapshot(pool, envs, known_envs, is_loaded=True)
         self._changed.set()
         self._changed = asyncio.Event()

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from cluster.control_plane import ControlPlane
+from cluster.operator_rig import Pool
 from cluster.watching_router import DEADLINE_S, WatchingRouter, watching_router
 from waiting import wait_until
 
@@ -58,10 +59,7 @@ def test_pods_become_envs_move_and_go(plane: ControlPlane, namespace: str, route
     wait_until(lambda: router.envs().get(0) == (address(plane, namespace, "desks-1"), 2), DEADLINE_S, "the move")
     plane.kubectl("delete", "pod", "-n", namespace, "desks-1", "--force", "--grace-period=0")
     wait_until(lambda: router.envs() == {}, DEADLINE_S, "the end of env 0")
-    reply = httpx.post(
-        f"{router.url}/envs/0/env/step", json={}, headers={"X-Osworld-Client": "v2"}, timeout=30, trust_env=False
-    )
-    assert (reply.status_code, reply.json()["fault"]["reason"]) == (503, "env_down")
+    assert answer(router, 0) == (503, "env_down")
 
 
 def test_an_api_server_that_is_away_leaves_the_last_state(
@@ -93,3 +91,22 @@ def test_a_router_without_rights_says_so(plane: ControlPlane, namespace: str, tm
         wait_until(lambda: "this router may not list pods" in router.log, DEADLINE_S, "the reason in the log")
         assert router.get("/readyz").status_code == 503
         assert "Traceback" not in router.log
+
+
+def test_an_env_that_a_router_has_not_seen_yet_is_down_and_not_unknown(
+    plane: ControlPlane, namespace: str, router: WatchingRouter
+) -> None:
+    """It has started while the pod was away: the pool says how many envs there are to be."""
+    make_pod(plane, namespace, "desks-0", env_idx="0", env_epoch="1")
+    wait_until(lambda: set(router.envs()) == {0}, DEADLINE_S, "env 0")
+    assert answer(router, 1) == (404, "unknown_env")
+    Pool(plane, namespace).apply(replicas=2)
+    assert answer(router, 1) == (503, "env_down")
+    assert answer(router, 2) == (404, "unknown_env")
+
+
+def answer(router: WatchingRouter, env_idx: int) -> tuple[int, str]:
+    """Return status and reason of the fault of a step."""
+    url, version = f"{router.url}/envs/{env_idx}/env/step", {"X-Osworld-Client": "v2"}
+    reply = httpx.post(url, json={}, headers=version, timeout=30, trust_env=False)
+    return reply.status_code, reply.json()["fault"]["reason"]

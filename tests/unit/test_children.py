@@ -320,9 +320,12 @@ def test_env_pods_reach_the_outside_for_an_image_that_is_no_path(url: str, is_fe
     assert bool(policy["spec"]["egress"]) is is_fetched
 
 
-def test_the_router_may_read_pods_and_nothing_else() -> None:
+def test_the_router_may_read_pods_and_its_own_pool_and_nothing_else() -> None:
     (role,) = of_kind(applied_children(env(), SETTINGS), "Role")
-    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["osworld.dev"], "resources": ["osworldenvs"], "resourceNames": ["desks"], "verbs": ["get"]},
+    ]
 
 
 def test_routers_are_on_nodes_of_their_own() -> None:
