@@ -130,6 +130,7 @@ def sandbox_processes(parent_pid: int) -> list[psutil.Process]:
     """Return every process below `parent_pid` that belongs to a sandbox, bwrap first."""
     found: list[psutil.Process] = []
     for child in psutil.Process(parent_pid).children():
-        if child.name() == "bwrap":
-            found += [child, *child.children(recursive=True)]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == "bwrap":
+                found += [child, *child.children(recursive=True)]
     return found

@@ -114,7 +114,8 @@ def engine(folder: Path) -> Iterator[Engine]:
                 yield running
             finally:
                 for child in psutil.Process(process.pid).children():
-                    child.terminate()  # the engine itself: `unshare` would not pass it on
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.terminate()  # the engine itself: `unshare` would not pass it on
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(STOP_DEADLINE_S)
                 process.kill()

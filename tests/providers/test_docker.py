@@ -22,6 +22,7 @@ from osworld_envpod.desktops.osworld.docker import DockerBooter, DockerSettings
 from osworld_envpod.images import ImageRequest, parse_address
 from osworld_envpod.osworld_guest import OsworldGuestClient
 from osworld_envpod.tasks.settings import worker_python
+from process_looks import words_of
 from providers.conftest import BOOT_S, ENDED_S, GuestDisk
 from providers.engine import IMAGE, Engine
 from waiting import wait_for
@@ -64,7 +65,7 @@ async def test_a_revert_is_another_machine_and_the_stop_leaves_nothing(docker_en
         await wait_for(lambda: first not in docker_engine.containers(), ENDED_S, "the first container's end")
     assert docker_engine.containers() == []
     assert docker_engine.volumes() == []
-    assert [child for child in psutil.Process().children() if "osworld/child" in " ".join(child.cmdline())] == []
+    assert [child for child in psutil.Process().children() if "osworld/child" in words_of(child)] == []
 
 
 async def test_the_next_machine_boots_while_one_is_played_on(docker_engine: Engine, disk: GuestDisk) -> None:

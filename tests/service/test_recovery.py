@@ -20,6 +20,7 @@ from osworld_contract.faults import FaultError, FaultReason
 from osworld_contract.record import RECORD_FILE, RecordLine
 from osworld_contract.wire import EnvReply
 from osworld_env import EnvClient
+from process_looks import name_of
 from up_process import READY_DEADLINE_S, Up, alive
 from waiting import wait_until
 
@@ -124,7 +125,7 @@ def test_a_desktop_that_ends_is_replaced_in_place(up: Up, client: EnvClient) -> 
     client.step(say("a"))
     [entry] = up.registry.envs
     server = psutil.Process(pid_of_env(up))
-    [screen] = [child for child in server.children(recursive=True) if child.name() == "Xvfb"]
+    [screen] = [child for child in server.children(recursive=True) if name_of(child) == "Xvfb"]
     screen.kill()
     for letter in "bc":
         assert client.step(say(letter)).fault is None
@@ -137,7 +138,7 @@ def test_a_desktop_that_ends_before_the_last_step_is_replaced_as_well(up: Up, cl
     client.reset(task())
     for letter in "abc":
         client.step(say(letter))
-    [screen] = [child for child in psutil.Process(pid_of_env(up)).children(recursive=True) if child.name() == "Xvfb"]
+    [screen] = [child for child in psutil.Process(pid_of_env(up)).children(recursive=True) if name_of(child) == "Xvfb"]
     screen.kill()
     client.step(FINISHED)
     assert client.evaluate() == 1.0

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from desktop_probe import runs
 from osworld_contract.faults import FaultError, FaultReason
 from osworld_contract.task import parse_task
 from osworld_envpod.desktops.base import Desktop
@@ -173,12 +174,8 @@ async def test_killed_worker_is_a_fault_and_comes_back(desktop: Desktop, worker:
     fault = (await fault_of(evaluating)).fault
     assert fault.reason is FaultReason.WORKER_LOST
     assert fault.evidence["exit_code"] == -signal.SIGKILL
-    assert not is_alive(runner)
+    assert not runs(runner)
     assert await worker.evaluate(a_task(), desktop.addresses, NO_ACTIONS, DEADLINE_S) == 1.0
-
-
-def is_alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 async def test_memory_over_the_limit_is_a_fault(desktop: Desktop, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from desktop_fixtures import REVERT_DEADLINE_S, Machine, eventually, machine, sa
 from osworld_contract.faults import FaultError, FaultReason
 from osworld_envpod.desktops.base import DesktopState
 from osworld_envpod.desktops.xvfb import XvfbDesktop, XvfbSettings
+from process_looks import name_of, words_of
 from waiting import wait_for, wait_until
 
 END_DEADLINE_S = 10.0
@@ -63,7 +64,7 @@ async def test_many_reverts_leave_no_process_and_no_file(tmp_path: Path) -> None
         for _ in range(4):
             await running.revert()
             assert running.desktop.state is DesktopState.READY
-        bwraps = [process for process in sandbox_processes(os.getpid()) if process.name() == "bwrap"]
+        bwraps = [process for process in sandbox_processes(os.getpid()) if name_of(process) == "bwrap"]
         assert len(bwraps) <= 4  # two sandboxes, of each the one outside and none or one inside
         folders = [path for path in next(tmp_path.iterdir()).iterdir() if path.is_dir()]
         assert len(folders) <= 2
@@ -87,9 +88,9 @@ async def test_a_killed_part_fails_the_desktop_at_once_and_a_revert_repairs_it(t
         victims = [
             process
             for process in sandbox_processes(os.getpid())
-            if (process.name() == part if part == "bwrap" else part in " ".join(process.cmdline()[-30:]))
+            if (name_of(process) == part if part == "bwrap" else part in words_of(process))
         ]
-        victim = next(process for process in victims if part == "bwrap" or process.name() != "bwrap")
+        victim = next(process for process in victims if part == "bwrap" or name_of(process) != "bwrap")
         victim.kill()
         await wait_for(lambda: running.desktop.state is DesktopState.FAILED, 5, f"FAILED after {part} was killed")
         with pytest.raises(RuntimeError):
@@ -205,7 +206,7 @@ async def test_a_killed_env_server_leaves_no_process_and_its_folder_is_swept(tmp
         line = await asyncio.wait_for(asyncio.to_thread(server.stdout.readline), 60)
         assert json.loads(line)["port"] > 0
         inside = await wait_for(
-            lambda: [p for p in sandbox_processes(server.pid) if p.name() == "tint2"], 20, "a panel below the server"
+            lambda: [p for p in sandbox_processes(server.pid) if name_of(p) == "tint2"], 20, "a panel below the server"
         )
         everything = sandbox_processes(server.pid)
         assert inside

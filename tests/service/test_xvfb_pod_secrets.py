@@ -13,6 +13,7 @@ import pytest
 
 from osworld_operator.pod_parts import SERVER_UID
 from pod_rig import SECRET, TOKEN, Pod, running_pod
+from process_looks import environment_of, name_of, words_of
 from waiting import wait_until
 
 LOOK: Final = """
@@ -54,16 +55,16 @@ def test_the_env_server_is_closed_to_other_processes_of_its_user(pod: Pod) -> No
     server, *others = pod.processes("server")
     assert server.uids().real != 0
     assert seen_by_its_user(server.pid) == []
-    worker = next(process for process in others if "worker" in process.cmdline())
+    worker = next(process for process in others if "worker" in words_of(process).split())
     assert "environ" in seen_by_its_user(worker.pid), "the probe sees what is open"
 
 
 def test_no_environment_of_the_pod_holds_the_token(pod: Pod) -> None:
     holding = [
-        process.name()
+        name_of(process)
         for name in ("server", "desktop")
         for process in pod.processes(name)
-        if TOKEN.encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+        if TOKEN.encode() in environment_of(process)
     ]
     assert holding == []
 
@@ -73,10 +74,10 @@ def test_the_evaluators_secret_is_in_the_worker_alone(pod: Pod) -> None:
     holders = [
         process
         for process in (server, *others, *pod.processes("desktop"))
-        if SECRET.encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+        if SECRET.encode() in environment_of(process)
     ]
     assert holders
-    assert all("osworld_envpod/tasks/child" in " ".join(process.cmdline()) for process in holders)
+    assert all("osworld_envpod/tasks/child" in words_of(process) for process in holders)
 
 
 SHOUTING: Final = """
