@@ -182,7 +182,7 @@ class Pod:
         os.close(status_in)
         with os.fdopen(status_out) as status:
             self._namespaces = int(json.loads(status.readline())["child-pid"])
-        wait_until(relay.exists, 10, "the relay")
+        wait_until(relay.exists, 30, "the relay")
 
     def _namespace_argv(self) -> list[str]:
         as_user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]

@@ -247,7 +247,7 @@ class Router(ServerProcess):
         async def has_it() -> bool:
             return await self._envs() == wanted
 
-        _: bool = await wait_for(has_it, 10, "the router to take over the registry")
+        _: bool = await wait_for(has_it, 30, "the router to take over the registry")
 
     async def _envs(self) -> list[dict[str, Any]]:
         envs: list[dict[str, Any]] = (await self.get("/envs")).json()["envs"]

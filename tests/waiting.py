@@ -3,9 +3,15 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+import httpx
+import psutil
 
 T = TypeVar("T")
+
+NOT_YET: Final = (OSError, AssertionError, httpx.TransportError, psutil.NoSuchProcess)
+"""What a look may raise while what is awaited is not there yet."""
 
 TICK_S = 0.05
 
@@ -23,7 +29,7 @@ def wait_until(predicate: Callable[[], T], deadline_s: float, what: str) -> T:
             if value := predicate():
                 return value
             seen = value
-        except (OSError, AssertionError) as error:
+        except NOT_YET as error:
             seen = error
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not within {deadline_s} s; last seen: {seen!r}")
@@ -42,7 +48,7 @@ async def wait_for(predicate: Callable[[], Any], deadline_s: float, what: str) -
             if value:
                 return value
             seen = value
-        except (OSError, AssertionError) as error:
+        except NOT_YET as error:
             seen = error
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not within {deadline_s} s; last seen: {seen!r}")

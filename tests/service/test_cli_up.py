@@ -66,7 +66,7 @@ def test_a_check_leaves_a_running_episode_alone(up: Up) -> None:
 def test_a_call_waits_for_a_router_that_is_started_again(up: Up) -> None:
     victim = up.router_pid
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: not alive([victim]), 10, "the router's end")
+    wait_until(lambda: not alive([victim]), 30, "the router's end")
     assert httpx.get(f"{up.url}/readyz", timeout=60).status_code == 200
     assert up.router_pid != victim
 
@@ -93,7 +93,7 @@ def test_an_env_server_that_is_killed_comes_back_with_the_next_epoch(up: Up) -> 
     assert after[0].url != before[0].url
     assert after[1] == before[1]
     with EnvClient(up.token_url) as client:
-        wait_until(lambda: client.health().status == "ok", 10, "the router sees the new env server")
+        wait_until(lambda: client.health().status == "ok", 30, "the router sees the new env server")
         reply = client.reset(json.loads((EXAMPLES / "task.json").read_text()))
         assert reply.obs_messages is not None
 
@@ -171,7 +171,7 @@ def test_a_signal_stops_everything(tmp_path: Path, how: signal.Signals) -> None:
         assert started
         running.process.send_signal(how)
         assert running.process.wait(STOP_DEADLINE_S) == 0, running.log
-        wait_until(lambda: not alive(started), 10, "no process is left")
+        wait_until(lambda: not alive(started), 30, "no process is left")
         assert not running.run_dir.exists()
         assert "Stopped." in running.log
 

@@ -49,7 +49,7 @@ def kill_while(
         reply = pool.submit(post, server, path, body)
         wait_until(lambda: phase_is(server, phase), 30, f"phase {phase}")
         if path == "/env/step":
-            wait_until(lambda: "step_parse" in server.log.rsplit("Reset OK", 1)[1], 10, "the step's start")
+            wait_until(lambda: "step_parse" in server.log.rsplit("Reset OK", 1)[1], 30, "the step's start")
         else:
             wait_until(lambda: desktop_processes(server.pid, "sleep 4"), 30, "the slow command in the desktop")
         targets = desktop_processes(server.pid, VICTIMS[victim])
@@ -111,7 +111,7 @@ def test_a_desktop_that_dies_while_the_model_thinks_is_noticed(server: ServerPro
     assert post(server, "/env/reset", {"task_config": task_config(RENAME)}).status_code == 200
     for target in desktop_processes(server.pid, "Xvfb"):
         target.kill()
-    wait_until(lambda: phase_is(server, "faulted"), 15, "phase faulted")
+    wait_until(lambda: phase_is(server, "faulted"), 30, "phase faulted")
     reply = post(server, "/env/step", {"prediction": SLOW_STEP}).json()
     assert (reply["is_done"], reply["format_reward"], reply["fault"]["reason"]) == (True, 0.0, "desktop_lost")
     assert_next_episode_is_clean(server)
@@ -160,7 +160,7 @@ def test_a_stop_lets_the_step_finish_and_leaves_no_process(own_server: ServerPro
     assert below
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(post, own_server, "/env/step", {"prediction": SLOW_STEP})
-        wait_until(lambda: "step_parse" in own_server.log, 10, "the step's start")
+        wait_until(lambda: "step_parse" in own_server.log, 30, "the step's start")
         assert own_server.stop() == 0
         assert reply.result().status_code == 200
         assert reply.result().json()["is_done"] is False

@@ -153,7 +153,7 @@ def test_a_rival_call_is_refused_and_evaluate_waits_instead(server: ServerProces
     slow = typed("x" * 30)
     with ThreadPoolExecutor() as pool:
         stepping = pool.submit(step, server, slow, headers={"Idempotency-Key": "slow"})
-        busy = wait_until(lambda: refused_as_busy(server), 10, "a 409 while the step runs")
+        busy = wait_until(lambda: refused_as_busy(server), 30, "a 409 while the step runs")
         assert busy
         rival_reset = post(server, "/env/reset", {"task_config": task_config(RENAME)})
         twin = pool.submit(step, server, slow, headers={"Idempotency-Key": "slow"})

@@ -218,7 +218,7 @@ async def test_the_pages_of_the_router(router: Router, env: ScriptedEnv) -> None
     async def is_seen() -> bool:
         return bool((await router.get("/health")).json()["pool"]["total"] == 2)
 
-    _: bool = await wait_for(is_seen, 5, "the cached health to be renewed")
+    _: bool = await wait_for(is_seen, 30, "the cached health to be renewed")
     health = (await router.get("/health")).json()
     expected = {"status": "ok", "provider": "xvfb", "observation_type": "screenshot", "kvm_available": False}
     assert expected.items() <= health.items()
@@ -246,7 +246,7 @@ async def test_metrics_count_calls_and_never_name_an_env(router: Router, env: Sc
 async def test_a_call_is_one_line_of_the_log(router: Router, env: ScriptedEnv) -> None:
     await router.post("/envs/3/env/evaluate")
     line = f"call operation=evaluate env_idx=3 epoch=5 uid=uid-{env.port} code=200 attempts=1 seconds="
-    await wait_for(lambda: router.log.count(line) == 1, 5, "the line of the call")
+    await wait_for(lambda: router.log.count(line) == 1, 30, "the line of the call")
 
 
 async def test_keep_alive_clients_are_served(router: Router, env: ScriptedEnv) -> None:

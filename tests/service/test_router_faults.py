@@ -144,17 +144,19 @@ async def test_a_client_that_goes_lets_go_of_the_env(router: Router, env: Script
     env.script = hang_after(b"")
     _, writer = await asyncio.open_connection("127.0.0.1", router.port)
     writer.write(b"POST /env/reset HTTP/1.1\r\nHost: r\r\nContent-Length: 2\r\n\r\n{}")
-    await wait_for(lambda: env.calls, 10, "the call at the env server")
+    await wait_for(lambda: env.calls, 30, "the call at the env server")
     writer.close()
-    await wait_for(lambda: env.is_dropped, 10, "the call to be dropped")
-    await wait_for(lambda: "operation=reset env_idx=0" in router.log and "code=client_gone" in router.log, 5, "the log")
+    await wait_for(lambda: env.is_dropped, 30, "the call to be dropped")
+    await wait_for(
+        lambda: "operation=reset env_idx=0" in router.log and "code=client_gone" in router.log, 30, "the log"
+    )
 
 
 async def test_a_client_that_goes_in_the_middle_of_its_body(router: Router, env: ScriptedEnv) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", router.port)
     writer.write(b"POST /env/history_messages HTTP/1.1\r\nHost: r\r\nContent-Length: 200\r\n\r\n{}")
     writer.close()
-    await wait_for(lambda: "operation=history env_idx=0 epoch=- uid=- code=client_gone" in router.log, 10, "the log")
+    await wait_for(lambda: "operation=history env_idx=0 epoch=- uid=- code=client_gone" in router.log, 30, "the log")
     assert not env.calls
 
 

@@ -101,7 +101,7 @@ async def test_who_is_let_in(closed_router: Router) -> None:
         async def is_routed() -> bool:
             return bool((await closed_router.get("/envs", headers=BEARER)).json()["envs"])
 
-        _: bool = await wait_for(is_routed, 10, "the registry")
+        _: bool = await wait_for(is_routed, 30, "the registry")
         for options in ({"headers": BEARER}, {"auth": ("job-7", TOKEN)}, {"auth": ("", TOKEN)}):
             assert (await closed_router.post("/env/step", **options)).status_code == 200
         calls = len(env.calls)
@@ -154,9 +154,9 @@ async def test_a_running_call_ends_before_the_router_does(tmp_path: Path, how: s
         async with ScriptedEnv(when_told) as env:
             await router.route(env.entry())
             call = asyncio.create_task(router.post("/env/evaluate"))
-            await wait_for(lambda: env.calls, 10, "the call at the env server")
+            await wait_for(lambda: env.calls, 30, "the call at the env server")
             ended = asyncio.create_task(asyncio.to_thread(router.stop, how))
-            await wait_for(lambda: "router stopping on" in router.log, 10, "the router to stop")
+            await wait_for(lambda: "router stopping on" in router.log, 30, "the router to stop")
             assert not call.done()
             go_on.set()
             assert (await call).content == b"0.5"
@@ -171,7 +171,7 @@ async def test_a_call_that_does_not_end_is_answered_with_a_fault(tmp_path: Path)
         async with ScriptedEnv(hang_after(b"")) as env:
             await router.route(env.entry())
             call = asyncio.create_task(router.post("/env/evaluate"))
-            await wait_for(lambda: env.calls, 10, "the call at the env server")
+            await wait_for(lambda: env.calls, 30, "the call at the env server")
             assert await asyncio.to_thread(router.stop) == 0
             assert fault_of(await call) == (503, "env_down")
         assert "Traceback" not in router.log

@@ -43,10 +43,10 @@ async def test_what_is_no_registry_leaves_the_last_good_state(router: Router) ->
         await router.route(env.entry())
         for broken in ('{"envs": [', '{"envs": [{"env_idx": -1}]}', "\x00"):
             router.registry_path.write_text(broken)
-            await wait_for(lambda: "is not a registry" in router.log, 10, "the complaint")
+            await wait_for(lambda: "is not a registry" in router.log, 30, "the complaint")
             assert (await router.post("/env/step")).status_code == 200
         router.registry_path.unlink()
-        await wait_for(lambda: router.log.count("is gone") == 1, 10, "the complaint")
+        await wait_for(lambda: router.log.count("is gone") == 1, 30, "the complaint")
         assert (await router.post("/env/step")).status_code == 200
         await router.route(env.entry(), env.entry(1))
 

@@ -169,7 +169,7 @@ async def test_killed_worker_is_a_fault_and_comes_back(desktop: Desktop, worker:
     )
     assert worker.pid is not None
     whole = psutil.Process(worker.pid)
-    runner = (await wait_for(whole.children, 10, "a runner"))[0]
+    runner = (await wait_for(whole.children, 30, "a runner"))[0]
     os.kill(runner.pid if is_runner else whole.pid, signal.SIGKILL)
     fault = (await fault_of(evaluating)).fault
     assert fault.reason is FaultReason.WORKER_LOST
@@ -204,7 +204,7 @@ async def test_desktop_that_ends_in_the_middle_is_a_fault(worker: TaskWorker) ->
     async with XvfbDesktop(XvfbSettings(spares=0)) as doomed:
         evaluating = asyncio.create_task(worker.evaluate(task, doomed.addresses, NO_ACTIONS, 20))
         assert worker.pid is not None
-        await wait_for(psutil.Process(worker.pid).children, 10, "a runner")
+        await wait_for(psutil.Process(worker.pid).children, 30, "a runner")
         await doomed.stop(DEADLINE_S)
         fault = (await fault_of(evaluating)).fault
     assert fault.reason is FaultReason.GUEST_UNREACHABLE

@@ -28,7 +28,7 @@ async def test_stop_in_the_middle_of_an_operation_leaves_nothing(tmp_path: Path)
     with http_server(well) as port:
         task = a_task({"type": "sleep", "parameters": {"seconds": 50}})
         setting_up = asyncio.create_task(stopped.setup(task, guest_at(port), DEADLINE_S))
-        await wait_for(psutil.Process(session).children, 10, "a runner")
+        await wait_for(psutil.Process(session).children, 30, "a runner")
         await stopped.stop(DEADLINE_S)
         with pytest.raises(FaultError) as caught:
             await setting_up
@@ -71,7 +71,7 @@ async def test_worker_does_not_outlive_a_killed_env_server(tmp_path: Path) -> No
         try:
             below = await wait_for(lambda: two_below(owner.pid), DEADLINE_S, "worker and runner")
             owner.send_signal(signal.SIGKILL)
-            await wait_for(lambda: not any(is_alive(process) for process in below), 10, "their end")
+            await wait_for(lambda: not any(is_alive(process) for process in below), 30, "their end")
         finally:
             if owner.returncode is None:
                 owner.kill()

@@ -38,7 +38,7 @@ async def test_a_start_beside_an_install_waits_for_its_end(
     with lock_path().open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         starting = asyncio.create_task(worker.start(DEADLINE_S))
-        await wait_for(lambda: "another process makes" in caplog.text, 10, "the worker's word")
+        await wait_for(lambda: "another process makes" in caplog.text, 30, "the worker's word")
         assert not starting.done()
         (cache / "task-worker").symlink_to(made)
     try:

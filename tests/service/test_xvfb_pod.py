@@ -84,7 +84,7 @@ def test_a_reset_leaves_nothing_of_the_episode_before(pod: Pod) -> None:
     client.step(STAYING)
     wait_until(lambda: "9998" in pod.execute("pgrep -a sleep"), 30, "what was typed")
     pod.execute(LEAVE_TRACES)
-    wait_until(lambda: pod.execute("ls ~/.config/dconf"), 10, "the dconf file")
+    wait_until(lambda: pod.execute("ls ~/.config/dconf"), 30, "the dconf file")
     found = pod.execute(FIND_TRACES)
     assert all(trace in found for trace in ("sleep 9998", "sleep 9999", "/dev/mqueue/marker", "closed", "0x")), found
     assert client.reset(task_config(INFEASIBLE[0])).is_legal

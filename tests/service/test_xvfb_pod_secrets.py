@@ -114,7 +114,7 @@ def test_secrets_are_in_no_reply_no_log_no_record_and_no_file(pod: Pod) -> None:
         replies.append(client.post("/env/evaluate", json={}))
         assert "shown: " in replies[-1].text, "the evaluator has failed as it was to"
         replies += [client.get(path) for path in ("/health", "/state", "/metrics", "/env/history", "/openapi.json")]
-    wait_until(lambda: "shown: " in pod.log("server"), 10, "the fault's line in the log")
+    wait_until(lambda: "shown: " in pod.log("server"), 30, "the fault's line in the log")
     shown = {
         **{f"reply {reply.url.path}": reply.text for reply in replies},
         **{f"log of {name}": pod.log(name) for name in ("server", "desktop")},

@@ -104,7 +104,7 @@ SCRIPT = textwrap.dedent("""
             await desktop.revert(120.0)
             print("snapshot:", (await desktop.revert_to_task("a", setup, 120.0)).value)
             print("write:", await fault_of(write(desktop)))
-            await wait_for(lambda: desktop.state.value == "failed", 10, "failed")
+            await wait_for(lambda: desktop.state.value == "failed", 30, "failed")
             print("lost to:", desktop.lost_to)
             await desktop.revert(120.0)
             print("lost to:", desktop.lost_to)

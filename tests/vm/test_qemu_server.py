@@ -172,4 +172,4 @@ def test_a_server_that_is_killed_takes_its_machines_along(tmp_path: Path) -> Non
         machines = desktop_processes(server.pid, QEMU)
         assert machines
         server.stop(signal.SIGKILL)
-        wait_until(lambda: not any(runs(machine) for machine in machines), 10, "no QEMU")
+        wait_until(lambda: not any(runs(machine) for machine in machines), 30, "no QEMU")
