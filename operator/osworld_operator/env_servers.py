@@ -85,6 +85,8 @@ class Reports:
         self._asked: dict[str, float] = {}
         self._under_way: set[str] = set()
         self._silent_since: dict[str, float] = {}
+        self._doubted: dict[str, float] = {}
+        """When a pod was last seen on a node that Kubernetes had lost, while it answered."""
         self._fenced: set[str] = set()
         """Without an env_idx, and told so: a router that missed it is refused."""
         self.known: dict[str, Report] = {}
@@ -94,13 +96,18 @@ class Reports:
     def heard(self) -> Heard:
         """Return what was heard so far."""
         now = time.monotonic()
-        return Heard(self.known, {uid: now - since for uid, since in self._silent_since.items()})
+        return Heard(
+            self.known,
+            {uid: now - since for uid, since in self._silent_since.items()},
+            {uid: now - last for uid, last in self._doubted.items()},
+        )
 
     def forget_all_but(self, pods: Iterable[PodView]) -> None:
         """Drop what is known of pods that are gone."""
         uids = {pod.uid for pod in pods}
         self._asked = {uid: when for uid, when in self._asked.items() if uid in uids}
         self._silent_since = {uid: when for uid, when in self._silent_since.items() if uid in uids}
+        self._doubted = {uid: when for uid, when in self._doubted.items() if uid in uids}
         self.known = {uid: report for uid, report in self.known.items() if uid in uids}
         self._fenced &= {pod.uid for pod in pods if pod.env_idx is None}
 
@@ -112,6 +119,8 @@ class Reports:
         """Ask the pods whose last answer is too old. The flag says that something waits for the answer."""
         now = time.monotonic()
         for pod, is_urgent in pods.items():
+            if pod.node is NodeState.DOUBTED:
+                self._doubted[pod.uid] = now
             if not pod.is_ready and pod.node is not NodeState.DOUBTED:
                 self._silent_since.pop(pod.uid, None)  # the kubelet says as much
             age_s = now - self._asked.get(pod.uid, 0.0)

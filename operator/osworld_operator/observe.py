@@ -79,6 +79,9 @@ class Heard:
     reports: Mapping[str, Report] = field(default_factory=dict)
     silent_s: Mapping[str, float] = field(default_factory=dict)
     """For how long questions have gone without an answer."""
+    doubted_s: Mapping[str, float] = field(default_factory=dict)
+    """How long ago a pod that answered was on a node that Kubernetes had lost: its kubelet is about to say that it is
+    ready."""
 
 
 def pool_view(
@@ -99,6 +102,8 @@ def pool_view(
             if seen.node_name in nodes and _may_answer(seen) and seen.uid not in heard.silent_s:
                 # The node's controller, not the kubelet, has set the pod to unready.
                 seen = replace(seen, node=NodeState.DOUBTED, unready_s=None)
+            if seen.unready_s is not None and seen.uid in heard.doubted_s:
+                seen = replace(seen, unready_s=min(seen.unready_s, heard.doubted_s[seen.uid]))
             (found if owner_uid(pod) == env.metadata.uid else foreign).append(seen)
     silent_s = {pod.uid: heard.silent_s[pod.uid] for pod in found if pod.is_ready and pod.uid in heard.silent_s}
     is_doubtful = len(silent_s) > DEAF_SHARE * sum(pod.is_ready for pod in found)

@@ -217,11 +217,16 @@ def many(count: int) -> list[dict[str, Any]]:
     return found
 
 
-def heard(silent_s: dict[str, float], pods: list[dict[str, Any]], node: NodeState | None = NodeState.SOUND) -> PoolView:
+def heard(
+    silent_s: dict[str, float],
+    pods: list[dict[str, Any]],
+    node: NodeState | None = NodeState.SOUND,
+    doubted_s: dict[str, float] | None = None,
+) -> PoolView:
     body = pool_of(replicas=2, spares=2)
     body["metadata"]["uid"] = "env-1"
     env = OSWorldEnv.model_validate(body)
-    return pool_view(env, "", pods, {"n0": node} if node else {}, Heard(silent_s=silent_s), NOW_S)
+    return pool_view(env, "", pods, {"n0": node} if node else {}, Heard({}, silent_s, doubted_s or {}), NOW_S)
 
 
 def test_a_pod_whose_env_server_does_not_answer_is_silent() -> None:
@@ -245,6 +250,16 @@ def test_a_node_is_lost_for_a_pod_whose_env_server_does_not_answer_either() -> N
     assert (first.node, first.unready_s) == (NodeState.DOUBTED, None)
     assert silent.node is unknown.node is NodeState.LOST
     assert all(found.node is NodeState.LOST for found in heard({}, pods, None).pods), "a node that is gone"
+
+
+def test_a_pod_of_a_node_that_came_back_has_its_time_anew() -> None:
+    """Its condition is that of the nodes' controller until the kubelet has had its say."""
+    pods = many(2)
+    for given in pods:
+        given["status"]["conditions"] = ready("False", LATER)
+    first, other = heard({}, pods, doubted_s={"u0": 2.0}).pods
+    assert first.unready_s == 2.0
+    assert other.unready_s is not None and other.unready_s > 2.0
 
 
 def test_where_most_do_not_answer_the_fault_is_not_theirs() -> None:

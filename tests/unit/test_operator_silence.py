@@ -136,3 +136,6 @@ async def test_one_question_without_an_answer_is_enough_for_a_pod_of_a_lost_node
         assert told == [None], "a move waits for it"
         reports.refresh({DOUBTED: True}, "t", 1)
         assert "u0" in reports.heard.silent_s
+        assert reports.heard.doubted_s.keys() == {"u0"}
+        reports.forget_all_but([])
+        assert reports.heard.doubted_s == {}
