@@ -5,6 +5,8 @@ import json
 import httpx
 import psutil
 
+from process_looks import words_of
+
 
 def guest_url(server_pid: int) -> str:
     """Return where the guest agent of this env server is reached by TCP: the port that its relay listens on."""
@@ -34,17 +36,6 @@ def desktop_processes(server_pid: int, name: str) -> list[psutil.Process]:
     """Return the processes below the env server whose command line has `name` in it, youngest last."""
     found = []
     for process in psutil.Process(server_pid).children(recursive=True):
-        try:
-            if name in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
+        if name in words_of(process):
+            found.append(process)
     return sorted(found, key=lambda process: process.create_time())
-
-
-def runs(process: psutil.Process) -> bool:
-    """Say whether `process` still runs; one that only waits to be reaped does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -5,6 +5,14 @@ from pathlib import Path
 import psutil
 
 
+def runs(process: psutil.Process) -> bool:
+    """Say whether `process` still runs; one that only waits to be reaped does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def name_of(process: psutil.Process) -> str:
     """Return its name, empty where it has ended."""
     try:

@@ -3,11 +3,16 @@
 Made as root and by any user alike; who is not root is root of this network alone.
 """
 
+import logging
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
+
+logger = logging.getLogger(__name__)
 
 _AS_USER: Final = ("--user", "--map-current-user", "--keep-caps")
 
@@ -18,6 +23,20 @@ POWERLESS: Final = () if os.geteuid() == 0 else ("setpriv", "--ambient-caps", "-
 def in_own_network(*command: str) -> list[str]:
     """Return the command that runs `command` in a network of its own; `light` it first."""
     return ["unshare", "--net", *(() if os.geteuid() == 0 else _AS_USER), *command]
+
+
+def play_in_own_network(plays: Path, folder: Path, deadline_s: float, *options: str) -> None:
+    """Have the tests of the module `plays` pass in a network of its own: all that they need runs inside.
+
+    `folder` is where they may write.
+    """
+    argv = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--basetemp", str(folder / "in"), *options)
+    inside = subprocess.run(
+        in_own_network(*argv, str(plays)),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=deadline_s, check=False,
+    )  # fmt: skip
+    logger.info("%s", inside.stdout)
+    assert inside.returncode == 0, inside.stdout[-10_000:]
 
 
 def light() -> None:

@@ -1,8 +1,6 @@
 """The client against servers that are not as they should be: real HTTP on loopback."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.own_network import in_own_network
+from chaos.own_network import play_in_own_network
 from osworld_contract.faults import FaultBody, FaultError, FaultReason, fault_error
 from osworld_contract.names import HEADER_CLIENT, HEADER_IDEMPOTENCY_KEY, HEADER_SEEN
 from osworld_env import EnvClient
@@ -161,13 +159,7 @@ def test_a_connection_that_breaks_later_is_tried_again_under_the_same_key(server
 
 def test_a_server_that_is_lost_without_a_word_is_asked_again(tmp_path: Path) -> None:
     """As a node that loses its power: no packet says so, and the call has minutes left."""
-    plays = Path(__file__).with_name("lost_server.py")
-    inside = subprocess.run(
-        in_own_network(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "in"),
-                       str(plays)),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=INNER_DEADLINE_S, check=False,
-    )  # fmt: skip
-    assert inside.returncode == 0, inside.stdout[-10_000:]
+    play_in_own_network(Path(__file__).with_name("lost_server.py"), tmp_path, INNER_DEADLINE_S)
 
 
 def test_an_evaluate_after_a_failed_step_claims_nothing(server: Scripted) -> None:

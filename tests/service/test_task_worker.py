@@ -12,13 +12,13 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from desktop_probe import runs
 from osworld_contract.faults import FaultError, FaultReason
 from osworld_contract.task import parse_task
 from osworld_envpod.desktops.base import Desktop
 from osworld_envpod.desktops.xvfb import XvfbDesktop, XvfbSettings
 from osworld_envpod.tasks.settings import WorkerSettings
 from osworld_envpod.tasks.worker import TaskWorker
+from process_looks import runs
 from task_parts import a_task, execute, session_processes, shell_result
 from tasks_of import INFEASIBLE, RENAME, task_config
 from waiting import wait_for

@@ -12,6 +12,7 @@ import pytest
 from osworld_contract.faults import FaultError, FaultReason
 from osworld_envpod.tasks.settings import WorkerSettings
 from osworld_envpod.tasks.worker import TaskWorker
+from process_looks import name_of, runs, words_of
 from task_parts import a_task, guest_at, http_server, session_processes, well
 from waiting import wait_for
 
@@ -71,7 +72,7 @@ async def test_worker_does_not_outlive_a_killed_env_server(tmp_path: Path) -> No
         try:
             below = await wait_for(lambda: two_below(owner.pid), DEADLINE_S, "worker and runner")
             owner.send_signal(signal.SIGKILL)
-            await wait_for(lambda: not any(is_alive(process) for process in below), 30, "their end")
+            await wait_for(lambda: not any(runs(process) for process in below), 30, "their end")
         finally:
             if owner.returncode is None:
                 owner.kill()
@@ -81,19 +82,9 @@ async def test_worker_does_not_outlive_a_killed_env_server(tmp_path: Path) -> No
 def two_below(owner: int) -> list[psutil.Process]:
     """Return all processes below `owner` once a worker and its runner are among them: both past their start-up."""
     below = psutil.Process(owner).children(recursive=True)
-    workers = [process for process in below if is_alive(process) and is_worker(process)]
+    workers = [process for process in below if runs(process) and is_worker(process)]
     return below if len(workers) >= 2 else []
 
 
 def is_worker(process: psutil.Process) -> bool:
-    try:
-        return process.name() != "bwrap" and "__main__.py worker" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return name_of(process) != "bwrap" and "__main__.py worker" in words_of(process)

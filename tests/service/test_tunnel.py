@@ -1,8 +1,6 @@
 """`osworld-env tunnel` with a real ssh and a real sshd."""
 
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chaos.own_network import in_own_network
+from chaos.own_network import play_in_own_network
 from osworld_env.ports import free_port
 from sshd import Sshd, Tunnel, answers
 from waiting import wait_until
@@ -118,13 +116,7 @@ def test_a_refused_key_is_said(tmp_path: Path, sshd: Sshd, local_port: int) -> N
 
 
 def test_a_tunnel_leads_to_what_listens(tmp_path: Path) -> None:
-    plays = Path(__file__).with_name("tunnel_ports.py")
-    inside = subprocess.run(
-        in_own_network(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "in"),
-                       str(plays)),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=INNER_DEADLINE_S, check=False,
-    )  # fmt: skip
-    assert inside.returncode == 0, inside.stdout[-10_000:]
+    play_in_own_network(Path(__file__).with_name("tunnel_ports.py"), tmp_path, INNER_DEADLINE_S)
 
 
 def test_a_unit_starts_from_anywhere(tmp_path: Path) -> None:

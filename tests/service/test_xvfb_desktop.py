@@ -92,7 +92,7 @@ async def test_a_killed_part_fails_the_desktop_at_once_and_a_revert_repairs_it(t
         ]
         victim = next(process for process in victims if part == "bwrap" or name_of(process) != "bwrap")
         victim.kill()
-        await wait_for(lambda: running.desktop.state is DesktopState.FAILED, 15, f"FAILED after {part} was killed")
+        await wait_for(lambda: running.desktop.state is DesktopState.FAILED, 5, f"FAILED after {part} was killed")
         with pytest.raises(RuntimeError):
             _ = running.desktop.addresses
         await running.revert()
@@ -105,7 +105,7 @@ async def test_a_part_killed_from_inside_fails_the_desktop_too(tmp_path: Path) -
         with pytest.raises(FaultError) as caught:
             await running.run("pkill -KILL Xvfb; sleep 20")
         assert caught.value.fault.reason is FaultReason.GUEST_UNREACHABLE
-        await wait_for(lambda: running.desktop.state is DesktopState.FAILED, 15, "FAILED")
+        await wait_for(lambda: running.desktop.state is DesktopState.FAILED, 5, "FAILED")
         await running.revert()
         assert (await running.guest.agent(5)).ready
 

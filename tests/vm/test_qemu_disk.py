@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from desktop_probe import desktop_processes, runs
+from desktop_probe import desktop_processes
 from osworld_contract.faults import FaultError, FaultReason
 from osworld_contract.places import run_dir, vm_template_dir
 from osworld_env.ports import free_port
@@ -23,6 +23,7 @@ from osworld_envpod.desktops.qemu.argv import QEMU
 from osworld_envpod.desktops.qemu.settings import OWN_MEMORY_MIB
 from osworld_envpod.desktops.qemu.snapshots import BUILD_PREFIX
 from osworld_envpod.guest import GuestClient
+from process_looks import runs
 from server_process import ServerProcess, clean_environment, post
 from small_disk import fill, give_room, small_disk
 from task_parts import a_task, execute, shell_result

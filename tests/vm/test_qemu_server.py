@@ -15,13 +15,14 @@ import httpx
 import pytest
 from PIL import Image
 
-from desktop_probe import desktop_processes, runs
+from desktop_probe import desktop_processes
 from osworld_contract.places import vm_template_dir
 from osworld_contract.replay import HEADER_SIGHT, Mark
 from osworld_env.host_facts import PROOF_DEADLINE_S
 from osworld_env.ports import free_port
 from osworld_envpod.desktops.qemu.accelerator import KVM_DEVICE, KvmProof
 from osworld_envpod.desktops.qemu.argv import QEMU
+from process_looks import runs
 from server_process import ServerProcess, clean_environment
 from task_parts import EVALUATOR, execute, shell_result
 from tasks_of import RENAME, task_config
