@@ -58,7 +58,11 @@ class RegistryFile(LiveRegistry):
         await self.refresh()
 
     async def count(self) -> None:
-        """Nothing to ask: the file says who has an env_idx and no more."""
+        """Nothing to ask: all of the pool's envs are in the file while a router runs.
+
+        `osworld-env up` starts the router when every env_idx has an entry, and an env server that ends leaves its own
+        there until it has a successor. So a router that starts while one is away takes it for down, not unknown.
+        """
 
     async def watch(self) -> None:
         """Follow the file until cancelled."""

@@ -99,6 +99,20 @@ def test_an_env_server_that_is_killed_comes_back_with_the_next_epoch(up: Up) -> 
 
 
 @pytest.mark.timeout(300)
+def test_a_router_that_starts_while_the_highest_env_is_away_waits_for_it(tmp_path: Path) -> None:
+    task = json.loads((EXAMPLES / "task.json").read_text())
+    with Up(tmp_path, envs=2) as running, EnvClient(running.token_url, env_idx=1) as client:
+        before, victims = running.registry.envs[1], [running.env_pids[1], running.router_pid]
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not alive(victims), 30, "the end of both")
+        assert [entry.env_idx for entry in running.registry.envs] == [0, 1], "who is away keeps its entry"
+        assert client.reset(task).obs_messages is not None, "and is not unknown"
+        assert running.registry.envs[1].epoch > before.epoch
+        assert running.router_pid not in victims
+
+
+@pytest.mark.timeout(300)
 def test_a_spare_takes_the_place_of_an_env_server_that_is_killed(tmp_path: Path) -> None:
     task = json.loads((EXAMPLES / "task.json").read_text())
     with Up(tmp_path, envs=1, spares=1) as running, EnvClient(running.token_url) as client:
