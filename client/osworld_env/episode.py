@@ -21,13 +21,16 @@ from osworld_env.script import ScriptStep
 _SUFFIXES: Final = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}
 """Screenshots are passed through as the guest made them; the first bytes tell the format."""
 
+NO_CALLS: Final = frozenset({"replay", "between"})
+"""Operations that are no calls of a client."""
+
 
 @dataclass(frozen=True)
 class Shot:
     """One call of an episode that ended in a reply or a fault."""
 
     operation: str
-    """reset, step, evaluate, or replay where a lost episode was played again."""
+    """As in `RecordLine`."""
     duration_s: float
     prediction: str | None = None
     screenshot: Path | None = None
@@ -56,7 +59,7 @@ class EpisodeRecord:
     @property
     def duration_s(self) -> float:
         """Return the seconds of all calls."""
-        return sum(shot.duration_s for shot in self.shots if shot.operation != "replay")
+        return sum(shot.duration_s for shot in self.shots if shot.operation not in NO_CALLS)
 
     @property
     def story(self) -> str:

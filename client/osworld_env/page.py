@@ -4,10 +4,12 @@ The page needs no network: styles are inside it, screenshots are files beside it
 server is escaped.
 """
 
+import itertools
 import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 from osworld_contract.redact import redact
@@ -34,6 +36,15 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); b
 .bad { color: var(--bad); }
 """
 
+_NOT_PREDICTED: Final = {
+    "reset": "the task's setup",
+    "step": "its reply reached nobody",
+    "replay": "the lost episode, played again",
+    "evaluate": "the score",
+    "between": "no call was under way",
+}
+"""What a figure says in place of a prediction, by operation."""
+
 
 def render_page(title: str, records: Sequence[EpisodeRecord], folder: Path) -> str:
     """Return the page of `records`, to be saved in `folder`; screenshots are named relative to it."""
@@ -53,8 +64,9 @@ def _episode(record: EpisodeRecord, folder: Path) -> str:
         operation = f" during {record.fault.operation}" if record.fault.operation else ""
         fault = f'<p class="bad">{_text(record.fault.header + operation)}: {_text(record.fault.message)}</p>\n'
     steps = sum(shot.operation == "step" for shot in record.shots)
-    shown = [shot for shot in record.shots if shot.operation in ("reset", "step")]
-    strip = "\n".join(_figure(number, shot, folder) for number, shot in enumerate(shown))
+    shown = [shot for shot in record.shots if shot.operation in ("reset", "step") or shot.fault is not None]
+    numbers = itertools.accumulate(int(shot.operation == "step") for shot in shown)
+    strip = "\n".join(_figure(number, shot, folder) for number, shot in zip(numbers, shown, strict=True))
     return (
         f'<section>\n<header><h2>{_text(record.name)}</h2><span class="chip {chip}">{_text(record.story)}</span>'
         f'<span class="mute">{steps} steps · {_timings(record)}</span></header>\n'
@@ -73,7 +85,7 @@ def _timings(record: EpisodeRecord) -> str:
 
 
 def _figure(number: int, shot: Shot, folder: Path) -> str:
-    label = "reset" if shot.operation == "reset" else f"step {number}"
+    label = f"step {number}" if shot.operation == "step" else shot.operation
     if shot.screenshot is not None:
         source = escape(quote(Path(os.path.relpath(shot.screenshot, folder)).as_posix()), quote=True)
         picture = f'<a href="{source}"><img src="{source}" alt="Screen after {label}" loading="lazy"></a>'
@@ -81,8 +93,7 @@ def _figure(number: int, shot: Shot, folder: Path) -> str:
         picture = f'<div class="none">{"fault" if shot.fault else "the episode ended"}</div>'
     note = " · played again" if shot.replayed else ""
     note += f" · format_reward {shot.format_reward:g}" if shot.format_reward else ""
-    asked = "the task's setup" if shot.operation == "reset" else "its reply reached nobody"
-    text = shot.prediction if shot.prediction is not None else asked
+    text = shot.prediction if shot.prediction is not None else _NOT_PREDICTED[shot.operation]
     fault = f'\n<p class="bad">{_text(shot.fault.message)}</p>' if shot.fault else ""
     return (
         f"<figure>{picture}<figcaption><b>{label}</b>"

@@ -46,12 +46,13 @@ class RecordHead(BaseModel):
 class RecordLine(BaseModel):
     """One call and what came of it. An evaluate has a score or a fault, never both.
 
-    A ``replay`` is no client's call: it stands after the calls that were played again, with the fault if that failed.
+    Two are no calls of a client. A ``replay`` stands after the calls that were played again, with the fault if that
+    failed. A ``between`` has a fault that came while no call was under way; its duration is the time since the last.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    operation: Literal["reset", "step", "replay", "evaluate"]
+    operation: Literal["reset", "step", "replay", "evaluate", "between"]
     at: float
     """Unix time in seconds at which it ended."""
     duration_s: float

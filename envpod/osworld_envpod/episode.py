@@ -88,6 +88,8 @@ class Episode:
     """Id of the lost episode that goes on as this one."""
     is_whole: bool = True
     """Whether all of it is here: not while it is played again, nor after that failed."""
+    unscored_after: int | None = None
+    """Answered steps when a score was last kept back; see `Ledger.note_unscored`."""
     delivery: Delivery = field(default_factory=Delivery)
     """Whether the reply of the last reset or step arrived."""
     refused_reset: Fault | None = None

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 
-from osworld_contract.faults import FaultError, FaultReason, fault_error
+from osworld_contract.faults import FaultError
 from osworld_contract.wire import Phase
 from osworld_envpod.canary import CanaryKind
 from osworld_envpod.episode import Episode
@@ -37,7 +37,7 @@ async def _keep_once(server: EnvServer) -> None:
     runner, settings, episode = server.runner, server.settings, server.episode
     idle_s = time.monotonic() - server.slot.last_end
     if not runner.is_up and episode.phase in {Phase.RUNNING, Phase.DONE}:
-        runner.ledger.note_fault(episode, fault_error(FaultReason.DESKTOP_LOST).fault, None)
+        runner.note_loss(episode, idle_s)
     elif episode.phase is not Phase.IDLE and idle_s > settings.idle_timeout_s:
         logger.info("Episode %s ended: no call for %.0f s", episode.id, idle_s)
         if episode.phase in {Phase.RUNNING, Phase.DONE}:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
+from osworld_contract.wire import Phase
 from osworld_envpod.causes import by_cause
 from osworld_envpod.episode import Episode
 from osworld_envpod.metrics import EnvMetrics
@@ -35,6 +36,22 @@ class Ledger:
         prefix = {"evaluate": "Evaluation error", "reset": "Env reset exception"}.get(operation or "", "Fault")
         logger.error("%s: %s/%s: %s %s", prefix, fault.kind, fault.reason, fault.message, fault.evidence or "")
         return fault
+
+    def note_unscored(self, episode: Episode, fault: Fault) -> bool:
+        """Count and log `fault`, which keeps the score of `episode` back and does not end it.
+
+        Once for each last call: a client may ask again and again, and get the reply and the score after all.
+
+        Returns:
+            Whether this is the first time. Never where the episode has a score or a fault: it has an end already.
+        """
+        is_open = episode.phase in {Phase.RUNNING, Phase.DONE, Phase.EVALUATING} and episode.fault is None
+        if not is_open or episode.unscored_after == episode.predictions:
+            return False
+        episode.unscored_after = episode.predictions
+        self._metrics.faults.labels(fault.kind, fault.reason, "evaluate").inc()
+        logger.warning("Evaluation refused: %s/%s: %s", fault.kind, fault.reason, fault.message)
+        return True
 
     def count(self, episode: Episode, result: str) -> None:
         """Count the end of `episode`, once: an evaluate that is tried again and works is no second episode."""

@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 
 from pydantic import ValidationError
 
+from osworld_contract.faults import Fault
 from osworld_contract.places import episodes_dir
 from osworld_contract.record import RECORD_FILE, TASK_FILE, RecordEnd, RecordHead, RecordLine
 from osworld_contract.task import Task
@@ -111,6 +112,16 @@ class Recorder:
         """Add an evaluate: the score of `episode`, or its fault."""
         fault = None if episode.score is not None else episode.fault
         line = RecordLine(operation="evaluate", at=time.time(), duration_s=duration_s, score=episode.score, fault=fault)
+        self._note(episode, None, line)
+
+    def unanswered(self, episode: Episode, fault: Fault, duration_s: float) -> None:
+        """Add an evaluate that got `fault` before the evaluator was asked; `episode` may have its score yet."""
+        line = RecordLine(operation="evaluate", at=time.time(), duration_s=duration_s, fault=fault)
+        self._note(episode, None, line)
+
+    def between(self, episode: Episode, idle_s: float) -> None:
+        """Add the fault of `episode`, which was seen `idle_s` after its last call, while none was under way."""
+        line = RecordLine(operation="between", at=time.time(), duration_s=idle_s, fault=episode.fault)
         self._note(episode, None, line)
 
     def end(self, end: RecordEnd) -> None:

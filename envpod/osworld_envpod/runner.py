@@ -9,7 +9,7 @@ import logging
 import time
 from typing import Final
 
-from osworld_contract.faults import FaultError, FaultReason, fault_error
+from osworld_contract.faults import Fault, FaultError, FaultReason, fault_error
 from osworld_contract.record import RecordEnd
 from osworld_contract.replay import Mark
 from osworld_contract.task import Task
@@ -92,6 +92,16 @@ class Runner(Stage):
     def note_end(self, end: RecordEnd) -> None:
         """Have it recorded how an episode before the one that has begun ended for its client."""
         self._recorder.end(end)
+
+    def note_loss(self, episode: Episode, idle_s: float) -> None:
+        """End `episode`, whose desktop is found to be gone `idle_s` after its last call."""
+        self.ledger.note_fault(episode, fault_error(FaultReason.DESKTOP_LOST).fault, None)
+        self._recorder.between(episode, idle_s)
+
+    def note_unscored(self, episode: Episode, fault: Fault, duration_s: float) -> None:
+        """Note that an evaluate of `episode` got `fault`, which does not end it; see `Ledger.note_unscored`."""
+        if self.ledger.note_unscored(episode, fault):
+            self._recorder.unanswered(episode, fault, duration_s)
 
     async def evaluate(self, episode: Episode) -> float:
         """Return the score that OSWorld's evaluator gives.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,6 +52,15 @@ class Scoring:
         Raises:
             FaultError: No score could be computed, or there is no episode.
         """
+        began = time.monotonic()
+        try:
+            return await self._scored(episode, question, current)
+        except FaultError as error:
+            if error.fault.reason is FaultReason.REPLY_LOST:
+                self._runner.note_unscored(episode, error.fault, time.monotonic() - began)
+            raise
+
+    async def _scored(self, episode: Episode, question: Question, current: Callable[[], Episode]) -> float:
         if episode.refused_reset is not None:
             raise FaultError(episode.refused_reset)
         instruction = episode.task.instruction[:80] if episode.task else "N/A"

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
+from desktop_probe import desktop_processes
 from osworld_contract.record import RECORD_FILE, TASK_FILE
 from osworld_contract.replay import JOURNAL_PATH, REPLAY_PATH, JournalReply, Sight
 from osworld_envpod.recorder import BEGINNING_S, prune
 from server_process import ServerProcess, clean_environment, env_server, post
+from service.test_env_server_callers import SLOW_STEP, hang_up_during, reset
 from tasks_of import INFEASIBLE, RENAME, task_config
 from trainer_client import TrainerClient
 from waiting import wait_until
@@ -168,6 +171,59 @@ def test_a_fault_is_in_the_record(recording_server: ServerProcess, records: Path
     assert lines_of(folder)[-1]["format_reward"] == -1.0
     client.reset(task_config(RENAME) | {"config": [{"type": "execute", "parameters": {"command": ["false-program"]}}]})
     assert lines_of(latest(records, 1))[-1]["fault"]["kind"] == "task"
+
+
+def shown(records: Path, folder: Path, cwd: Path) -> tuple[str, str]:
+    """Return what the command line prints of an episode, and its page."""
+    done = osworld_env("show", folder.name, "--dir", str(records), "--page", "page.html", cwd=cwd)
+    assert done.returncode == 0, done
+    return done.stdout, (cwd / "page.html").read_text()
+
+
+def test_a_desktop_that_dies_between_two_calls_is_in_the_record(
+    recording_server: ServerProcess, records: Path, tmp_path: Path
+) -> None:
+    client = TrainerClient(recording_server.url)
+    assert client.reset(task_config(RENAME)).is_legal
+    for target in desktop_processes(recording_server.pid, "Xvfb"):
+        target.kill()
+    folder = latest(records, 2)
+    between = lines_of(folder)[-1]
+    assert (between["operation"], between["fault"]["reason"]) == ("between", "desktop_lost")
+    ended = post(recording_server, "/env/step", {"prediction": WAIT})
+    assert ended.headers["X-Osworld-Fault"] == "infra/desktop_lost"
+    assert post(recording_server, "/env/evaluate").json()["fault"]["reason"] == "desktop_lost"
+    printed, page = shown(records, folder, tmp_path)
+    assert re.search(r"^between .* infra/desktop_lost$", printed, re.MULTILINE)
+    assert printed.rstrip().endswith("fault infra/desktop_lost")
+    assert "<b>between</b>" in page and "no call was under way" in page
+    assert client.reset(task_config(RENAME)).is_legal
+    latest(records, 1)
+    assert lines_of(folder)[2:] == [between], "one fault, however often it was answered"
+
+
+def test_a_reply_that_nobody_waited_for_is_in_the_record(
+    recording_server: ServerProcess, records: Path, tmp_path: Path
+) -> None:
+    reset(recording_server)
+    key = {"Idempotency-Key": "slow"}
+    hang_up_during(recording_server, "/env/step", {"prediction": SLOW_STEP}, "step_parse", **key)
+    for _ in range(2):
+        assert post(recording_server, "/env/evaluate").json()["fault"]["reason"] == "reply_lost"
+    folder = latest(records, 3)
+    lost = lines_of(folder)[-1]
+    assert (lost["operation"], lost["score"], lost["fault"]["reason"]) == ("evaluate", None, "reply_lost")
+    metrics = httpx.get(f"{recording_server.url}/metrics").text
+    assert 'osworld_faults_total{kind="infra",operation="evaluate",reason="reply_lost"} 1.0' in metrics
+    printed, page = shown(records, folder, tmp_path)
+    assert re.search(r"^evaluate .* infra/reply_lost$", printed, re.MULTILINE)
+    assert printed.rstrip().endswith("fault infra/reply_lost")
+    assert "infra/reply_lost during evaluate" in page and "<b>evaluate</b>" in page
+
+    assert post(recording_server, "/env/step", {"prediction": SLOW_STEP}, **key).status_code == 200
+    assert post(recording_server, "/env/evaluate").json() == 0.0
+    assert latest(records, 4) == folder
+    assert "score 0" in shown(records, folder, tmp_path)[0], "who asked for the reply again has a score after all"
 
 
 def test_a_folder_that_cannot_be_written_costs_the_record_alone(tmp_path: Path) -> None:

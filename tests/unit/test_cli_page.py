@@ -58,6 +58,21 @@ def test_what_was_played_again_is_no_step_of_its_own() -> None:
     assert record.duration_s == 4.0
 
 
+def test_a_fault_that_came_in_no_step_has_its_place_in_the_strip() -> None:
+    lost, gone = (
+        fault_error(reason, operation=None).fault for reason in (FaultReason.REPLY_LOST, FaultReason.DESKTOP_LOST)
+    )
+    shots = [Shot("reset", 1.0), Shot("step", 1.0, "a"), Shot("evaluate", 2.0, fault=lost), Shot("step", 1.0, "b")]
+    record = EpisodeRecord("a", "b", [*shots, Shot("between", 60.0, fault=gone)], fault=gone)
+    text = _parsed(record).text
+    places = ["reset", "step 1", "evaluate", lost.message, "step 2", "between", "no call was under way", gone.message]
+    strip = text[text.index(gone.message) + len(gone.message) :]
+    found = [strip.index(place) for place in places]
+    assert found == sorted(found)
+    assert "step 3" not in text
+    assert record.duration_s == 5.0
+
+
 def test_the_page_needs_nothing_from_elsewhere() -> None:
     page = render_page("t", [EpisodeRecord("a", "b", [Shot("reset", 1.0)], score=0.0)], FOLDER)
     assert "http" not in page

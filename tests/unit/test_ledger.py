@@ -6,7 +6,7 @@ import pytest
 
 from osworld_contract.faults import FaultError, FaultReason, fault_error
 from osworld_contract.wire import Phase
-from osworld_envpod.episode import Episode
+from osworld_envpod.episode import Episode, Observation
 from osworld_envpod.ledger import Ledger
 from osworld_envpod.metrics import EnvMetrics
 
@@ -22,6 +22,16 @@ class Loss:
         self.reason = self._becomes
 
 
+def faults_of(metrics: EnvMetrics) -> list[tuple[str, float]]:
+    """Return what was counted, and how often."""
+    return [
+        (f"{sample.labels['kind']}/{sample.labels['reason']} {sample.labels['operation']}", sample.value)
+        for family in metrics.faults.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    ]
+
+
 def ended(operation: str, error: BaseException, lost_to: FaultReason | None) -> tuple[Episode, BaseException, str]:
     """Return the episode in which `error` is raised while the desktop is lost, what comes out, and the metrics."""
     metrics, loss, episode = EnvMetrics(), Loss(lost_to), Episode()
@@ -31,14 +41,8 @@ def ended(operation: str, error: BaseException, lost_to: FaultReason | None) -> 
     with pytest.raises((FaultError, asyncio.CancelledError)) as caught, ledger.faults_of(episode, operation):
         loss.happen()
         raise error
-    counted = [
-        f"{sample.labels['kind']}/{sample.labels['reason']} {sample.labels['operation']}"
-        for family in metrics.faults.collect()
-        for sample in family.samples
-        if sample.name.endswith("_total")
-    ]
-    assert len(counted) == 1
-    return episode, caught.value, counted[0]
+    [(counted, _)] = faults_of(metrics)
+    return episode, caught.value, counted
 
 
 @pytest.mark.parametrize("operation", ["reset", "step", "evaluate"])
@@ -93,3 +97,31 @@ def test_an_episode_that_loses_its_desktop_between_two_calls_says_why(lost_to: F
     ledger = Ledger(EnvMetrics(), lambda: lost_to)
     noted = ledger.note_fault(episode, fault_error(FaultReason.DESKTOP_LOST).fault, None)
     assert episode.fault == noted and noted.header == name
+
+
+def test_a_score_that_is_kept_back_counts_once_for_each_last_call_and_ends_nothing() -> None:
+    metrics, episode, fault = EnvMetrics(), Episode(), fault_error(FaultReason.REPLY_LOST, operation="evaluate").fault
+    ledger = Ledger(metrics, lambda: None)
+    assert not ledger.note_unscored(episode, fault), "there is no episode"
+    episode.move(Phase.RESETTING)
+    assert not ledger.note_unscored(episode, fault), "it has not begun"
+    episode.move(Phase.RUNNING)
+    assert [ledger.note_unscored(episode, fault) for _ in range(3)] == [True, False, False]
+    episode.record("x", None, Observation(1, True, 0.0))
+    episode.move(Phase.DONE)
+    assert [ledger.note_unscored(episode, fault) for _ in range(2)] == [True, False]
+    assert faults_of(metrics) == [("infra/reply_lost evaluate", 2.0)]
+    assert (episode.phase, episode.fault) == (Phase.DONE, None)
+
+
+@pytest.mark.parametrize("end", ["score", "fault"])
+def test_an_episode_that_has_its_end_keeps_it(end: str) -> None:
+    metrics, episode = EnvMetrics(), Episode()
+    for phase in (Phase.RESETTING, Phase.RUNNING, Phase.EVALUATING):
+        episode.move(phase)
+    if end == "score":
+        episode.move(Phase.EVALUATED)
+    else:
+        episode.fail(fault_error(FaultReason.DESKTOP_LOST).fault)
+    assert not Ledger(metrics, lambda: None).note_unscored(episode, fault_error(FaultReason.REPLY_LOST).fault)
+    assert faults_of(metrics) == []
