@@ -155,10 +155,11 @@ class Persistence:
     async def _resolve(self, route: Route) -> RegistryEntry:
         """Return the env server of `route`, waiting for a call's env_idx that nobody has at the moment."""
         snapshot = self._registry.snapshot
-        if route.env_idx not in snapshot.envs and route.operation is not Operation.PAGE:
+        if route.env_idx not in snapshot.envs:
             if route.env_idx >= snapshot.known_envs:
                 await self._registry.count()  # a router that has just started has not seen an env that is away
-            snapshot = await self._registry.wait_for(lambda now: route.env_idx in now.envs, self._limits.env_wait_s)
+            wait_s = 0.0 if route.operation is Operation.PAGE else self._limits.env_wait_s
+            snapshot = await self._registry.wait_for(lambda now: route.env_idx in now.envs, wait_s)
         return find(snapshot, route)
 
     async def _resolve_again(self, route: Route, stale: RegistryEntry) -> RegistryEntry:

@@ -101,6 +101,8 @@ def test_an_env_that_a_router_has_not_seen_yet_is_down_and_not_unknown(
     wait_until(lambda: set(router.envs()) == {0}, DEADLINE_S, "env 0")
     assert answer(router, 1) == (404, "unknown_env")
     Pool(plane, namespace).apply(replicas=2)
+    page = httpx.get(f"{router.url}/envs/1/health", timeout=30, trust_env=False)
+    assert (page.status_code, page.json()["fault"]["reason"]) == (503, "env_down"), "of a page as well"
     assert answer(router, 1) == (503, "env_down")
     assert answer(router, 2) == (404, "unknown_env")
 
