@@ -8,17 +8,19 @@ import math
 import time
 import uuid
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 
-from osworld_contract.faults import FaultError, FaultReason, fault_error
+from osworld_contract.faults import FaultError, FaultKind, FaultReason, fault_error
 from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_IDEMPOTENCY_KEY, HEADER_SEEN
+from osworld_contract.replay import HEADER_SIGHT, OWN_JOURNAL_PATH
 from osworld_contract.wire import EnvReply, EnvState, HealthReply, HistoryReply
 from osworld_env.address import parse_address
 from osworld_env.client_faults import fault_of_failure, fault_of_reply
 from osworld_env.connections import is_lost, transport_to
+from osworld_env.own_journal import Answered, OwnJournal
 
 RESET_TIMEOUT_S: Final = 1200.0
 STEP_TIMEOUT_S: Final = 300.0
@@ -34,6 +36,9 @@ RETRY_PAUSE_S: Final = 0.2
 RETRY_PAUSE_MAX_S: Final = 2.0
 """Between two tries, twice as long each time."""
 
+TELL_TIMEOUT_S: Final = 60.0
+"""For the client's own journal, up to 24 MB. A guess with room."""
+
 QUERY_TIMEOUT_S: Final = 10.0
 """For calls that touch no desktop. A guess with room."""
 
@@ -46,7 +51,8 @@ class EnvClient:
 
     Every call opens a connection of its own, as the trainer's client does. One that breaks in a call is no fault yet:
     the call has a key, and goes out again, to be answered from record where it was carried out. So does one whose other
-    end is lost without a word. A server that has never answered is not waited for.
+    end is lost without a word. A server that has never answered is not waited for. A step or evaluate whose episode is
+    lost to those who knew it is made again, once, after a router was told of that episode (`own_journal`).
 
     Example:
         >>> with EnvClient("http://job:TOKEN@router:15001/envs/3") as env:
@@ -69,6 +75,7 @@ class EnvClient:
             headers["Authorization"] = self.address.authorization
         self._seen: str | None = None
         """Key of the last reset or step, None where its reply is not here."""
+        self._journal = OwnJournal()
         self._has_answered = False
         self._http = httpx.Client(
             headers=headers, transport=transport_to(self.address), trust_env=not self.address.is_loopback
@@ -118,11 +125,14 @@ class EnvClient:
             FaultError: There is no score.
         """
         headers = {HEADER_SEEN: self._seen} if self._seen is not None else {}
-        reply = self._post("evaluate", {}, EVALUATE_TIMEOUT_S, headers)
+        self._journal.note_evaluate()
+        reply = self._recalled("evaluate", {}, EVALUATE_TIMEOUT_S, headers)
         try:
-            return _SCORE.validate_json(reply.content, strict=True)
+            score: float = _SCORE.validate_json(reply.content, strict=True)
         except ValidationError as error:
             raise _not_in_form("evaluate", reply) from error
+        self._journal.clear()  # it has its score, and another must not follow
+        return score
 
     def history(self, since: int = 0) -> HistoryReply:
         """Return the episode's messages from index `since` on; none before a reset.
@@ -158,7 +168,15 @@ class EnvClient:
         if operation == "step" and self._seen is not None:
             headers[HEADER_SEEN] = self._seen
         self._seen = None
-        reply = self._env_reply(operation, self._post(call, body, timeout_s, headers))
+        sent = time.monotonic()
+        try:
+            response = self._recalled(call, body, timeout_s, headers)
+            reply = self._env_reply(operation, response)
+        except BaseException:
+            self._journal.clear()
+            raise
+        came, sight = time.monotonic(), response.headers.get(HEADER_SIGHT)
+        self._journal.note(Answered(body, key, sight, reply, sent, came))
         self._seen = key
         return reply
 
@@ -168,29 +186,45 @@ class EnvClient:
             raise FaultError(parsed.fault)
         return parsed
 
+    def _recalled(
+        self, call: str, body: dict[str, JsonValue], timeout_s: float, headers: dict[str, str]
+    ) -> httpx.Response:
+        """Make a call; if its episode is lost, tell a router of that, and make it again within `timeout_s` in all."""
+        end = time.monotonic() + timeout_s
+        try:
+            return self._post(call, body, timeout_s, headers)
+        except FaultError as error:
+            if call == "reset" or not _is_loss(error) or not self._tell(end):
+                raise
+        return self._post(call, body, max(CONNECT_TIMEOUT_S, end - time.monotonic()), headers)
+
+    def _tell(self, end: float) -> bool:
+        """Return whether a router knows the episode from here on, before `end` on the monotonic clock."""
+        journal, left_s = self._journal.document(), end - time.monotonic()
+        if journal is None or left_s <= 0:
+            return False
+        try:
+            self._send("journal", self._request("POST", OWN_JOURNAL_PATH, min(TELL_TIMEOUT_S, left_s), content=journal))
+        except FaultError:
+            return False  # what is told of is the loss, not that it could not be mended
+        return True
+
     def _post(
         self, call: str, body: dict[str, JsonValue], timeout_s: float, headers: dict[str, str] | None = None
     ) -> httpx.Response:
         operation = call.partition("?")[0].removesuffix("_messages")
-        return self._send(operation, "POST", f"/env/{call}", timeout_s, json=body, headers=headers)
+        return self._send(operation, self._request("POST", f"/env/{call}", timeout_s, json=body, headers=headers))
 
     def _get(self, call: str) -> httpx.Response:
-        return self._send(call, "GET", f"/{call}", QUERY_TIMEOUT_S)
+        return self._send(call, self._request("GET", f"/{call}", QUERY_TIMEOUT_S))
 
-    def _send(
-        self,
-        operation: str,
-        method: str,
-        path: str,
-        timeout_s: float,
-        *,
-        json: dict[str, JsonValue] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> httpx.Response:
+    def _request(self, method: str, path: str, timeout_s: float, **contents: Any) -> httpx.Request:
         timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
-        request = self._http.build_request(method, self.address.url + path, json=json, headers=headers, timeout=timeout)
+        return self._http.build_request(method, self.address.url + path, timeout=timeout, **contents)
+
+    def _send(self, operation: str, request: httpx.Request) -> httpx.Response:
         try:
-            reply = self._sent_until_answered(request) if method == "POST" else self._http.send(request)
+            reply = self._sent_until_answered(request) if request.method == "POST" else self._http.send(request)
         except httpx.HTTPError as error:
             raise FaultError(fault_of_failure(operation, self.address, error)) from error
         self._has_answered = True
@@ -210,6 +244,13 @@ class EnvClient:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
+
+
+def _is_loss(error: FaultError) -> bool:
+    """Return whether a server said that the episode may be lost, and could be had again."""
+    is_said = not isinstance(error.__cause__, httpx.HTTPError)
+    is_ours = error.fault.kind is FaultKind.INFRA and error.fault.retryable
+    return is_said and (is_ours or error.fault.reason is FaultReason.NO_EPISODE)
 
 
 def _is_broken(error: httpx.TransportError) -> bool:

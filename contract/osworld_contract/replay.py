@@ -3,7 +3,8 @@
 An env server puts `HEADER_SIGHT` on its reply to a reset or step if that may be played again on another desktop, and on
 no other. A router notes it beside the bodies that it passed on, and later posts all of it to ``/replay`` of another
 env server as one `ReplayRequest`. A router that has not seen the whole episode, such as one that has just started, asks
-the env server that plays it, by ``/journal``.
+the env server that plays it, by ``/journal``. Where both are lost, with their node, a client that keeps its own journal
+posts that to another router, by ``/env/journal``.
 """
 
 import re
@@ -16,13 +17,18 @@ from osworld_contract.wire import ResetRequest, StepRequest
 
 REPLAY_PATH: Final = "/replay"
 JOURNAL_PATH: Final = "/journal"
+OWN_JOURNAL_PATH: Final = "/env/journal"
+
+EPISODE_BYTES: Final = 24 * 1024 * 1024
+"""Most that is kept of one episode. Below the 32 MiB of a body that an env server takes."""
 
 PAUSE_MAX_S: Final = 3600.0
 STEPS_MAX: Final = 1000
 """Bounds of what an env server takes. Far above what fits the deadline of any call; an episode has no more actions."""
 
 HEADER_SIGHT: Final = "X-Osworld-Sight"
-"""On a reply to a reset or step: a `Mark`. Without it an episode is never played again."""
+"""On a reply to a reset or step: a `Mark`. Without it an episode is never played again. A router passes it on to v2
+clients."""
 
 _STILL: Final = ";still"
 _MARK: Final = re.compile(
@@ -65,9 +71,9 @@ class Sight(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    windows: str
+    windows: str = Field(pattern=r"^[0-9a-f]{32}$")
     """As in `Mark`."""
-    screen_b64: str | None
+    screen_b64: str | None = Field(pattern=r"^[A-Za-z0-9+/]*=*$")
     """The screenshot that the client got, in base64; None where its reply had none."""
 
 
@@ -100,6 +106,13 @@ class ReplayRequest(BaseModel):
     """Id of the episode that was lost, for the record."""
 
 
+class JournalTaken(BaseModel):
+    """Reply of ``POST /env/journal``."""
+
+    steps: int
+    """How many steps of the episode are known now."""
+
+
 class ReplayReply(BaseModel):
     """Reply of ``POST /replay``: the episode has come to where it was."""
 
@@ -108,12 +121,15 @@ class ReplayReply(BaseModel):
     predictions: int
 
 
-class JournalReply(BaseModel):
-    """Reply of ``GET /journal``: the episode under way, which may be played again elsewhere."""
+class EpisodeJournal(BaseModel):
+    """The episode under way, which may be played again elsewhere.
+
+    Reply of an env server's ``GET /journal``, and body of a router's ``POST /env/journal``, from a client.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    episode_id: str
+    episode_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     can_evaluate_again: bool
     """As in `Mark`."""
     stands_still: bool = False
@@ -121,7 +137,7 @@ class JournalReply(BaseModel):
     may_be_evaluated: bool
     """Whether an evaluate has begun."""
     idle_s: float = Field(ge=0)
-    """How long ago the last reply was ready."""
+    """How long ago the last reply was ready, or came."""
     took_s: tuple[float, ...]
     """How long the reset took, and each step."""
     episode: ReplayRequest

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from osworld_contract.faults import FaultReason, fault_error
 from osworld_contract.names import ACK_PATH, HEADER_IDEMPOTENCY_KEY, HEADER_STEP
-from osworld_contract.replay import JOURNAL_PATH, REPLAY_PATH, JournalReply, ReplayReply, ReplayRequest
+from osworld_contract.replay import JOURNAL_PATH, REPLAY_PATH, EpisodeJournal, ReplayReply, ReplayRequest
 from osworld_contract.wire import EnvState
 from osworld_envpod.admission import Admission, step_number, tenancy_of
 from osworld_envpod.replies import json_reply
@@ -64,7 +64,7 @@ def add_operator_paths(app: FastAPI, server: EnvServer, admission: Admission) ->
         admission.admit(request.headers)
         return await server.replay(body, Caller(request.is_disconnected, tenancy=tenancy_of(request.headers)))
 
-    @app.get(JOURNAL_PATH, response_model=JournalReply)
+    @app.get(JOURNAL_PATH, response_model=EpisodeJournal)
     async def journal(request: Request) -> Response:
         """Return the episode under way as a router has to know it to have it played again; 204 where it must not be."""
         admission.admit(request.headers)

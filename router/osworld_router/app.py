@@ -10,8 +10,9 @@ from osworld_router.auth import Gate
 from osworld_router.metrics import Metrics
 from osworld_router.pages import Page, Pages
 from osworld_router.proxy import Proxy
+from osworld_router.recall import Recall
 from osworld_router.reply import Reply
-from osworld_router.resolve import OPEN_PAGES, Request, Route, route
+from osworld_router.resolve import OPEN_PAGES, Operation, Request, Route, route
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,11 @@ class Access:
 class App:
     """The ASGI application."""
 
-    def __init__(self, access: Access, pages: Pages, proxy: Proxy, metrics: Metrics) -> None:
+    def __init__(self, access: Access, pages: Pages, proxy: Proxy, recall: Recall, metrics: Metrics) -> None:
         self._access = access
         self._pages = pages
         self._proxy = proxy
+        self._recall = recall
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,13 +58,17 @@ class App:
             if page is not None:
                 await self._show(page, request, reply)
             else:
-                await self._proxy.handle(request, self._admit(request), receive, reply)
+                await self._carry(request, self._admit(request), receive, reply)
         except FaultError as error:
             await self._refuse(request, reply, error.fault)
         except Exception:
             logger.exception("defect in %s %r", request.method, request.path[:PATH_SHOWN_CHARS])
             if reply.status is None:
                 await self._refuse(request, reply, fault_error(FaultReason.INTERNAL).fault)
+
+    async def _carry(self, request: Request, wanted: Route, receive: Receive, reply: Reply) -> None:
+        handler = self._recall if wanted.operation is Operation.JOURNAL else self._proxy
+        await handler.handle(request, wanted, receive, reply)
 
     async def _refuse(self, request: Request, reply: Reply, fault: Fault) -> None:
         """Answer a request that reached no env with `fault`."""

@@ -135,7 +135,8 @@ async def _send(
     is_whole = held is not None and rest is None
     if is_whole and not pieces:
         exchange.on_last_byte(exchange, status, headers, pieces)
-    await reply.start(status, [pair for pair in headers if pair[0] != SIGHT])
+    is_shown = exchange.request.is_v2  # whose client may keep a journal of its own
+    await reply.start(status, [pair for pair in headers if is_shown or pair[0] != SIGHT])
     await reply.pieces(pieces)
     if is_whole and pieces:  # the last byte is kept back: noted while the client reads the others
         exchange.on_last_byte(exchange, status, headers, pieces)

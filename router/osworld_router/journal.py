@@ -10,12 +10,8 @@ import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Final
 
-from osworld_contract.replay import Mark
-
-EPISODE_BYTES: Final = 24 * 1024 * 1024
-"""Most that is kept of one episode. Below the 32 MiB of a body that an env server takes."""
+from osworld_contract.replay import EPISODE_BYTES, Mark
 
 
 @dataclass(frozen=True)

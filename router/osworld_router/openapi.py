@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from osworld_contract.faults import SPECS, FaultBody
 from osworld_contract.names import HEADER_CLIENT, HEADER_ENV_IDX, HEADER_IDEMPOTENCY_KEY, HEADER_STEP
+from osworld_contract.replay import EpisodeJournal, JournalTaken
 from osworld_contract.wire import EnvReply, EnvsReply, EnvState, HealthReply, HistoryReply, ResetRequest, StepRequest
 from osworld_router.health import PoolHealth
 from osworld_router.peers import PEERS_PATH, PeerReply
@@ -20,8 +21,8 @@ REF: Final = "#/components/schemas/{model}"
 ANY_BODY: Final[JsonObject] = {"type": "object"}
 
 _MODELS: Final[tuple[type[BaseModel], ...]] = (
-    EnvReply, EnvsReply, EnvState, FaultBody, HealthReply, HistoryReply, PeerReply, PoolHealth, ResetRequest,
-    StepRequest,
+    EnvReply, EnvsReply, EnvState, EpisodeJournal, FaultBody, HealthReply, HistoryReply, JournalTaken, PeerReply,
+    PoolHealth, ResetRequest, StepRequest,
 )  # fmt: skip
 
 _PATH_IDX: Final[JsonObject] = {
@@ -63,12 +64,17 @@ def document() -> JsonObject:
 
 
 def _call(operation: Operation, parameters: list[JsonObject]) -> JsonObject:
-    bodies = {Operation.RESET: _ref(ResetRequest), Operation.STEP: _ref(StepRequest)}
+    bodies = {
+        Operation.RESET: _ref(ResetRequest),
+        Operation.STEP: _ref(StepRequest),
+        Operation.JOURNAL: _ref(EpisodeJournal),
+    }
     replies = {
         Operation.RESET: _ref(EnvReply),
         Operation.STEP: _ref(EnvReply),
         Operation.EVALUATE: {"type": "number"},
         Operation.HISTORY: _ref(HistoryReply),
+        Operation.JOURNAL: _ref(JournalTaken),
     }
     named = parameters or [
         _parameter(HEADER_ENV_IDX, "header", {"type": "integer", "minimum": 0, "maximum": 999_999}),
@@ -83,7 +89,7 @@ def _call(operation: Operation, parameters: list[JsonObject]) -> JsonObject:
         "parameters": [*named, *keys],
         "requestBody": {"required": operation in bodies, "content": _json(bodies.get(operation, ANY_BODY))},
         "responses": {
-            "200": {"description": "The env server's reply.", "content": _json(replies[operation])},
+            "200": {"description": "The reply.", "content": _json(replies[operation])},
             **_faults(),
         },
     }

@@ -13,11 +13,11 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from osworld_contract.registry import RegistryEntry
-from osworld_contract.replay import JOURNAL_PATH, JournalReply, Mark, Sight
+from osworld_contract.replay import EPISODE_BYTES, JOURNAL_PATH, EpisodeJournal, Mark, Sight
 from osworld_router.errors import TransferBroken, UpstreamError
 from osworld_router.exchange import Exchange
 from osworld_router.headers import addressee
-from osworld_router.journal import EPISODE_BYTES, Journal, Passed
+from osworld_router.journal import Journal, Passed
 from osworld_router.resolve import Operation, Route
 from osworld_router.scribe import COMPRESSION_LEVEL, Scribe
 from osworld_router.snapshots import LiveRegistry
@@ -87,7 +87,7 @@ class Rebuild:
         try:
             async with asyncio.timeout(ASK_S):
                 text = await self._read(entry)
-            journal = await asyncio.to_thread(_journal, text, entry.uid, asked) if text else None
+            journal = await asyncio.to_thread(journal_told, text, entry.uid, asked) if text else None
         except (UpstreamError, TransferBroken, TimeoutError, ValidationError) as error:
             logger.warning(
                 "env %d: %s did not say what it plays: %s", env_idx, entry.uid, error or type(error).__name__
@@ -116,8 +116,13 @@ class Rebuild:
             return bytes(text)
 
 
-def _journal(text: bytes, uid: str, asked: float) -> Journal:
-    said = JournalReply.model_validate_json(text)
+def journal_told(text: bytes, uid: str, asked: float) -> Journal:
+    """Return the journal in `text`, an `EpisodeJournal` that came to a question of `asked`, on the monotonic clock.
+
+    Raises:
+        ValueError: It is none.
+    """
+    said = EpisodeJournal.model_validate_json(text)
     begun = said.episode
     parts: list[tuple[BaseModel, str | None, Sight, float]] = [(begun.call, begun.key, begun.seen, 0.0)]
     parts += [(step.call, step.key, step.seen, step.pause_s) for step in begun.steps]

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 from osworld_contract.faults import FaultReason, fault_error
 from osworld_contract.names import HEADER_CLIENT, HEADER_CLIENT_V2, HEADER_ENV_IDX, HEADER_SEEN
 from osworld_contract.registry import RegistryEntry
+from osworld_contract.replay import OWN_JOURNAL_PATH
 
 QUERY_ENV_IDX: Final = "env_idx"
 
@@ -27,13 +28,15 @@ class Operation(StrEnum):
     STEP = "step"
     EVALUATE = "evaluate"
     HISTORY = "history"
+    JOURNAL = "journal"
+    """What a client says of its episode, to the router."""
     PAGE = "page"
     """A GET page of an env server."""
 
     @property
     def in_fault(self) -> str | None:
-        """The operation as a fault names it: a page is none."""
-        return None if self is Operation.PAGE else self.value
+        """The operation as a fault names it: a page or a journal is none."""
+        return None if self in (Operation.PAGE, Operation.JOURNAL) else self.value
 
 
 CALLS: Final[Mapping[str, Operation]] = {
@@ -41,8 +44,9 @@ CALLS: Final[Mapping[str, Operation]] = {
     "/env/step": Operation.STEP,
     "/env/evaluate": Operation.EVALUATE,
     "/env/history_messages": Operation.HISTORY,
+    OWN_JOURNAL_PATH: Operation.JOURNAL,
 }
-"""Paths of an env server that are posted to."""
+"""Paths that are posted to: an env server's, and the last one the router's own."""
 
 PAGES: Final = ("/health", "/livez", "/readyz", "/state", "/screen", "/metrics")
 """Paths of an env server that may be read through the router. ``/drain`` is the pool owner's and not among them."""

@@ -30,6 +30,7 @@ from osworld_router.peers import Peers
 from osworld_router.persistence import Carriers, Persistence
 from osworld_router.proxy import Notes, Proxy
 from osworld_router.rebuild import Rebuild
+from osworld_router.recall import Recall
 from osworld_router.recovery import Recovery, RecoveryTools
 from osworld_router.registry import RegistryFile
 from osworld_router.scores import Scores
@@ -110,7 +111,8 @@ async def serve(settings: RouterSettings, listener: socket.socket) -> None:
         proxy = Proxy(persistence, Notes(acks, scribe, scores, peers, Ends(scribe)), _limits(settings), metrics)
         gate = Gate(token)
         pages = Pages(registry, HealthBoard(registry, upstream, metrics), metrics, peers)
-        app = App(Access(gate, are_metrics_open=settings.is_loopback), pages, proxy, metrics)
+        recall = Recall(rebuild, scribe.journals, _limits(settings))
+        app = App(Access(gate, are_metrics_open=settings.is_loopback), pages, proxy, recall, metrics)
         watches = [tasks.create_task(work) for work in (registry.watch(), rebuild.run())]
         await _serve_app(app, proxy, listener, settings.router_stop_timeout_s)
         for watch in watches:

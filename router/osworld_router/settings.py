@@ -16,6 +16,9 @@ from osworld_router.resolve import Operation
 ENV_FILE: Final = ".env"
 MIB_BYTES: Final = 1024 * 1024
 
+JOURNAL_TIMEOUT_S: Final = 60.0
+"""How long a client's journal may take to come. A guess with room: 24 MB are 3 s at 64 Mbit/s."""
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -124,6 +127,7 @@ class RouterSettings(BaseSettings):
             Operation.STEP: self.router_step_timeout_s,
             Operation.EVALUATE: self.router_evaluate_timeout_s,
             Operation.HISTORY: self.router_step_timeout_s,
+            Operation.JOURNAL: JOURNAL_TIMEOUT_S,
             Operation.PAGE: self.router_page_timeout_s,
         }
 

@@ -16,7 +16,7 @@ import pytest
 
 from desktop_probe import desktop_processes
 from osworld_contract.record import RECORD_FILE, TASK_FILE
-from osworld_contract.replay import JOURNAL_PATH, REPLAY_PATH, JournalReply, Sight
+from osworld_contract.replay import JOURNAL_PATH, REPLAY_PATH, EpisodeJournal, Sight
 from osworld_envpod.recorder import BEGINNING_S, prune
 from server_process import ServerProcess, clean_environment, env_server, post
 from service.test_env_server_callers import SLOW_STEP, hang_up_during, reset
@@ -117,7 +117,7 @@ def play_again(server: ServerProcess, **changes: Any) -> tuple[str, httpx.Respon
     assert client.reset(task_config(RENAME)).is_legal
     assert client.step(WAIT).is_legal
     assert client.step(WAIT).is_legal
-    said = JournalReply.model_validate_json(httpx.get(f"{server.url}{JOURNAL_PATH}").content)
+    said = EpisodeJournal.model_validate_json(httpx.get(f"{server.url}{JOURNAL_PATH}").content)
     request = said.episode.model_copy(update={"replay_of": said.episode_id, **changes})
     return said.episode_id, post(server, REPLAY_PATH, request.model_dump())
 

@@ -208,6 +208,22 @@ def test_a_router_that_starts_again_knows_the_episodes(up: Up, client: EnvClient
     assert recoveries(up, "recovered") == 1, "of this router"
 
 
+def test_an_episode_outlives_its_env_server_and_its_router(up: Up, client: EnvClient) -> None:
+    """Both that knew it are gone, as with the node they shared: its client tells the next router."""
+    client.reset(task())
+    client.step(say("a"))
+    client.step(say("b"))
+    known = "its client told of its episode, 2 steps are known"
+    before = logged(up, known)
+    router, server = up.router_pid, pid_of_env(up)
+    os.kill(router, signal.SIGKILL)
+    os.kill(server, signal.SIGKILL)
+    assert client.step(say("c")).fault is None
+    assert logged(up, known) == before + 1
+    client.step(FINISHED)
+    assert client.evaluate() == 1.0
+
+
 def router_log(up: Up) -> str:
     return (up.run_dir / "router.log").read_text(errors="replace")
 

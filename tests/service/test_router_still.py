@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from osworld_contract.replay import HEADER_SIGHT, REPLAY_PATH, JournalReply, Mark, ReplayReply, ReplayRequest, Sight
+from osworld_contract.replay import HEADER_SIGHT, REPLAY_PATH, EpisodeJournal, Mark, ReplayReply, ReplayRequest, Sight
 from osworld_contract.wire import ResetRequest
 from router_rig import STEP_REPLY, V2, Received, Router, Script, ScriptedEnv, running_router, whole
 
@@ -78,7 +78,7 @@ async def test_a_router_that_starts_is_told_that_a_desktop_stands_still(hasty: R
     begun = ReplayRequest.model_validate(
         {"call": ResetRequest(task_config=TASK).model_dump(), "seen": seen.model_dump(), "steps": [step_made]}
     )
-    said = JournalReply(
+    said = EpisodeJournal(
         episode_id=EPISODE,
         can_evaluate_again=True,
         stands_still=True,

@@ -6,7 +6,7 @@ import json
 from pydantic import JsonValue
 
 from osworld_contract.faults import FaultReason, fault_error
-from osworld_contract.replay import JournalReply, Mark
+from osworld_contract.replay import EpisodeJournal, Mark
 from osworld_contract.wire import Phase
 from osworld_envpod.episode import Episode, Observation
 from osworld_envpod.journal import journal_of
@@ -32,10 +32,10 @@ def playing() -> Episode:
     return episode
 
 
-def said(episode: Episode) -> JournalReply:
+def said(episode: Episode) -> EpisodeJournal:
     pieces = journal_of(episode)
     assert pieces is not None
-    return JournalReply.model_validate_json(b"".join(pieces))
+    return EpisodeJournal.model_validate_json(b"".join(pieces))
 
 
 def test_a_journal_has_all_that_a_replay_needs() -> None:

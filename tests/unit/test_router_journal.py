@@ -3,8 +3,8 @@
 import zlib
 from dataclasses import replace
 
-from osworld_contract.replay import Mark, ReplayRequest
-from osworld_router.journal import EPISODE_BYTES, Journal, Journals, Passed
+from osworld_contract.replay import EPISODE_BYTES, Mark, ReplayRequest
+from osworld_router.journal import Journal, Journals, Passed
 
 EPISODE = "e" * 32
 OTHER = "f" * 32

@@ -28,7 +28,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
 def test_defaults_are_loopback_and_nested_deadlines() -> None:
     settings = load_settings({})
     assert (settings.router_host, settings.router_port) == ("127.0.0.1", 15001)
-    assert [settings.deadlines_s[operation] for operation in Operation] == [1140, 270, 270, 270, 10]
+    assert [settings.deadlines_s[operation] for operation in Operation] == [1140, 270, 270, 270, 60, 10]
 
 
 @pytest.mark.parametrize(
