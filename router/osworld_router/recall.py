@@ -73,6 +73,7 @@ class Recall:
             own = self._journals.get(env_idx)
         if own is None:
             raise fault_error(FaultReason.BODY_TOO_LARGE, "this router keeps no journal of that size")
+        own.may_be_evaluated |= told.may_be_evaluated
         steps = len(own.calls) - 1
         logger.info("env %d: its client told of its episode, %d steps are known", env_idx, steps)
         return steps

@@ -10,7 +10,7 @@ import pytest
 from lost_episodes import EPISODE, SCORE, WINDOWS, journal_of, playing
 from osworld_contract.names import HEADER_IDEMPOTENCY_KEY, HEADER_SEEN
 from osworld_contract.replay import HEADER_SIGHT, JOURNAL_PATH, OWN_JOURNAL_PATH, REPLAY_PATH
-from router_rig import STEP_REPLY, V2, Router, ScriptedEnv, fault_of, running_router
+from router_rig import STEP_REPLY, V2, Router, ScriptedEnv, fault_of, running_router, whole
 
 
 def journal(steps: int, **changes: object) -> dict[str, Any]:
@@ -61,6 +61,21 @@ async def test_what_the_env_server_knows_counts_if_it_is_no_less(router: Router,
         assert (await router.post(OWN_JOURNAL_PATH, told(2), headers=V2)).json() == {"steps": steps}
         await router.post("/env/step", headers=V2 | {HEADER_SEEN: "s1", HEADER_IDEMPOTENCY_KEY: "s2"})
         assert (REPLAY_PATH in [call.path for call in env.calls]) is (known < 2)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_after_an_evaluate_of_a_postconfig_may_have_begun_nothing_is_played_again(
+    router: Router, is_known: bool
+) -> None:
+    async with ScriptedEnv(playing()) as env, ScriptedEnv(playing()) as heir:
+        if is_known:
+            env.journal = whole(json.dumps(journal(2, can_evaluate_again=False)).encode())
+        await router.route(env.entry())
+        body = told(2, can_evaluate_again=False, may_be_evaluated=True)
+        assert (await router.post(OWN_JOURNAL_PATH, body, headers=V2)).json() == {"steps": 2}
+        await router.route(heir.entry(epoch=2))
+        await router.post("/env/evaluate", headers=V2 | {HEADER_SEEN: "s1"})
+        assert REPLAY_PATH not in [call.path for call in heir.calls]
 
 
 async def test_an_episode_that_was_begun_since_is_not_played_over(router: Router) -> None:
