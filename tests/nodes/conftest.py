@@ -22,11 +22,11 @@ def cluster() -> Iterator[RealCluster]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Save objects and events when a test has failed, before anything is taken down."""
+    """Save objects and events when a test has failed, before anything is taken down; the report shows some of them."""
     report = yield
     cluster = getattr(item, "funcargs", {}).get("cluster")
     if report.failed and isinstance(cluster, RealCluster):
-        cluster.save()
+        report.sections.append(("pods and last events", cluster.save()))
     return report
 
 

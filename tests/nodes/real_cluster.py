@@ -31,6 +31,7 @@ NODE_PERIOD_S: Final = 1
 up to two periods are added to the grace."""
 EVICTION_S: Final = 5
 """How long pods stay on a node that is not ready; Kubernetes' own default is 300."""
+SHOWN_EVENTS: Final = 30
 LOCK: Final = Path("/run/osworld-test-cluster.lock")
 
 
@@ -74,8 +75,12 @@ class RealCluster:
         self.plane.kubectl("apply", "-f", "-", text=json.dumps(body))
         self.plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
 
-    def save(self) -> None:
-        """Write what a person asks for after a failure beside the logs: objects, events, and what pods wrote."""
+    def save(self) -> str:
+        """Write what a person asks for after a failure beside the logs: objects, events, and what pods wrote.
+
+        Returns:
+            The first to look at: a line for each pod, and the last events.
+        """
         for name, argv in {
             "pods.txt": ("get", "pods", "-A", "-o", "wide"),
             "nodes.txt": ("describe", "nodes"),
@@ -89,6 +94,8 @@ class RealCluster:
                 log = self.plane.kubectl("logs", "--all-containers", "--prefix", "-n", at, name, *which, is_fine=False)
                 with (self.logs / f"{at}.{name}.log").open("a") as file:
                     file.write(log)
+        events = (self.logs / "events.txt").read_text().splitlines()[-SHOWN_EVENTS:]
+        return "\n".join([(self.logs / "pods.txt").read_text(), *events])
 
 
 @contextlib.contextmanager
