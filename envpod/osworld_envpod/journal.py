@@ -1,4 +1,4 @@
-"""What a router is told of the episode under way, so that it can have it played again elsewhere: a `EpisodeJournal`.
+"""What a router is told of the episode under way, so that it can have it played again elsewhere: an `EpisodeJournal`.
 
 Put together from what is kept anyway: no screenshot is copied or encoded for it.
 """

@@ -33,9 +33,9 @@ from osworld_router.vigil import PROBE_INTERVAL_S, Vigil
 
 logger = logging.getLogger(__name__)
 
-SUCCESSOR_WAIT_S: Final = 60.0
-"""How long a pool without a spare is waited for to have the env_idx served again. A guess: an env server that is
-started again takes 5 s, a pod on another node some 20."""
+SUCCESSOR_WAIT_S: Final = 150.0
+"""How long a pool without a spare is waited for to have the env_idx served again. The next reset of it would wait for
+the same env server, and of 270 s a step has its own 120 left. A pod on another node takes 20 to 100 s."""
 
 LOOK_AGAIN_S: Final = 0.5
 """Between two looks whether a lost env server has come back meanwhile. A guess."""
@@ -161,7 +161,8 @@ class Recovery:
         lost.add(journal.uid)
         if now is not None and now.uid in lost:
             await self._mover.move(now, "recovery")
-        end = time.monotonic() + min(SUCCESSOR_WAIT_S, self._left_s(exchange) - journal.replay_s)
+        last_look_s = LOOK_AGAIN_S + ALIVE_S
+        end = time.monotonic() + min(SUCCESSOR_WAIT_S, self._left_s(exchange) - journal.replay_s - last_look_s)
         while True:
             snapshot = await self._registry.wait_for(
                 lambda found: env_idx in found.envs and found.envs[env_idx].uid not in lost, LOOK_AGAIN_S

@@ -3,14 +3,15 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 import pytest
 
-from lost_episodes import journal_of, lose, playing
+from lost_episodes import TASK, journal_of, lose, playing
 from osworld_contract.faults import SPECS, FaultKind, FaultReason
 from osworld_contract.replay import REPLAY_PATH
-from router_rig import STEP_REPLY, Router, ScriptedEnv, fault_of
+from router_rig import STEP_REPLY, Router, ScriptedEnv, fault_of, running_router
 from waiting import wait_for
 
 ANOTHER: Final = "f" * 32
@@ -67,3 +68,17 @@ async def test_what_is_left_of_an_older_episode_is_played_over(router: Router, h
     await lose(router, heir)
     assert (await router.post("/env/step")).content == STEP_REPLY
     assert [call.path for call in heir.calls] == [REPLAY_PATH, "/env/step"]
+
+
+async def test_where_nobody_has_the_env_idx_the_answer_comes_by_the_calls_deadline(
+    tmp_path: Path, heir: ScriptedEnv
+) -> None:
+    with running_router(tmp_path, OSWORLD_ROUTER_STEP_TIMEOUT_S="3") as router:
+        async with ScriptedEnv(playing()) as lost:
+            await router.route(lost.entry())
+            assert (await router.post("/env/reset", TASK)).status_code == 200
+        reply = await router.post("/env/step")
+        assert fault_of(reply) == (200, "env_down")
+        assert reply.json()["fault"]["evidence"].get("recovery") == "no_spare", reply.text
+        await router.route(heir.entry(epoch=2))
+        assert (await router.post("/env/step")).content == STEP_REPLY, "it is not lost by that"
