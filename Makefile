@@ -90,7 +90,7 @@ chaos: setup ## episodes while parts of the pool are killed or cut off: no wrong
 soak: setup ## half an hour of episodes while parts are killed: memory, files, processes flat (SOAK_MINUTES)
 	$(BIN)/python tests/chaos/soak.py
 
-long: setup-vm setup-nodes ## long forms of tests: 200 forks in a row, twice 200 episodes under chaos, 60 on real nodes (root)
+long: setup-vm setup-nodes ## long forms of tests: 200 forks in a row, twice 200 episodes under chaos, 200 on real nodes (root)
 	@scripts/setup packages $(CHAOS)
 	$(BIN)/pytest -m long tests/vm tests/chaos
 	$(BIN)/pytest -m long tests/nodes

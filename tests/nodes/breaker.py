@@ -1,4 +1,4 @@
-"""Breaks parts of a pool on real nodes, one every so often: its pods, their env servers, and once a node's power."""
+"""Breaks parts of a pool on real nodes, one every so often: its pods, their env servers, at times a node's power."""
 
 import logging
 from typing import Any, Final
@@ -16,7 +16,8 @@ ROUTER_POD: Final = "router pod"
 KINDS: Final = (ENV_POD, ENV_SERVER, ROUTER_POD)
 POWER: Final = "power of a node"
 POWER_TURN: Final = 4
-"""Which break is the node's: by then there are envs that have moved, and episodes for some minutes come after it."""
+POWER_EVERY: Final = 12
+"""The fourth of each dozen breaks is the node's: by then there are envs that have moved."""
 CUT_S: Final = 45.0
 """Longer than the nodes' grace and the time to evict: its pods are lost and replaced before it is back."""
 START_S: Final = 60.0
@@ -29,13 +30,13 @@ class PodBreaker(Breaker):
     longest_s = CUT_S + START_S
 
     def __init__(self, desks: RunningPool, losing: Node, pause_s: float, seed: int) -> None:
-        """Break parts of `desks`, and the power of the node `losing` once."""
+        """Break parts of `desks`, and again and again the power of the node `losing`."""
         super().__init__(pause_s, seed)
         self._desks = desks
         self._losing = losing
 
     def _break_one(self) -> str | None:
-        if self.done.total() == POWER_TURN - 1:
+        if self.done.total() % POWER_EVERY == POWER_TURN - 1:
             self._cut_power()
             return POWER
         what = self._random.choice(KINDS)

@@ -1,4 +1,4 @@
-"""Episodes on two real nodes while pods, env servers and routers go away and a node loses its power: no wrong score."""
+"""Episodes on two real nodes while pods, env servers, routers and at times a node go away: no wrong score."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +13,7 @@ from nodes.breaker import POWER, PodBreaker
 from nodes.pool_rig import REPLICAS, SPEC, RunningPool, running_pool
 from nodes.real_cluster import RealCluster
 
-EPISODES = 60
+EPISODES = 200
 PAUSE_S = 10.0
 SHOWN_CHARS = 300
 
@@ -53,8 +53,8 @@ def test_pods_and_a_node_that_go_away_make_no_wrong_score(desks: RunningPool, re
     with PodBreaker(desks, losing, PAUSE_S, seed=7) as breaker:
         outcomes = play_all(url, desks.token, REPLICAS, EPISODES, play_and_ask_again, OFFLINE)
     right = part_right(outcomes, breaker.done, record_property)
-    assert breaker.done[POWER] == 1
-    assert right >= 0.9, told(outcomes)
+    assert breaker.done[POWER]
+    assert right >= 0.99, told(outcomes)
 
     desks.cluster.wait_ready()
     desks.wait_apart()
