@@ -114,14 +114,14 @@ class RunningPool:
         pods = self.cluster.plane.get(f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]
         return [pod for pod in pods if is_ready(pod)]
 
-    def spare_nodes(self) -> set[str]:
-        """Return the nodes that have a ready spare."""
+    def spares(self) -> dict[str, str]:
+        """Return the node of each ready spare, by its uid."""
         pods = [pod for pod in self.pool.pods() if LABEL_ENV_IDX not in pod["metadata"]["labels"] and is_ready(pod)]
-        return {pod["spec"]["nodeName"] for pod in pods}
+        return {pod["metadata"]["uid"]: pod["spec"]["nodeName"] for pod in pods}
 
     def _has_spare_elsewhere(self) -> bool:
         served = {pod["spec"]["nodeName"] for pod in self.pool.served().values()}
-        return all(self.spare_nodes() - {name} for name in served)
+        return all(set(self.spares().values()) - {name} for name in served)
 
     def leader_node(self) -> Node:
         """Return the node of the operator that leads, once another one stands by on another node."""
