@@ -66,6 +66,7 @@ def router_over(registry: Path) -> ServerProcess:
         OSWORLD_TOKEN=TOKEN,
         OSWORLD_UPSTREAM_TOKEN=UPSTREAM,
         OSWORLD_ROUTER_RETRY_S="1",
+        OSWORLD_ROUTER_STEP_TIMEOUT_S="30",
         OSWORLD_ROUTER_RESET_TIMEOUT_S="30",
     )
     return ServerProcess("osworld_router", registry.parent, variables, port)
